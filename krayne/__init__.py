@@ -1,0 +1,1 @@
+"""The words both sides share. Empty on purpose: importing it costs nothing."""
