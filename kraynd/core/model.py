@@ -3,7 +3,6 @@
 from typing import Any, NamedTuple
 
 import msgspec
-
 from krayne.config import ClusterConfig
 
 Json = dict[str, Any]
