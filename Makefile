@@ -1,0 +1,48 @@
+# The verbs of this project. Everything is installed into .venv; nothing outside the checkout but caches is touched.
+.DELETE_ON_ERROR:
+PYTHON ?= python3
+PY := .venv/bin/python
+# Go is wanted by the real control plane alone; its usual place is tried when the PATH lacks it.
+export PATH := $(PATH):/usr/local/go/bin
+export PYTHONDONTWRITEBYTECODE := 1
+
+.PHONY: help install lint test test-real bench demo clean
+
+help:
+	@echo "make demo       a real Ray job through krayne on a real Kubernetes control plane, head killed and healed"
+	@echo "make test       the tests that need Python alone"
+	@echo "make test-real  the tests on a real control plane (builds it once with Go, about 10 minutes)"
+	@echo "make bench      side by side with kubectl, ratios printed"
+	@echo "make lint       types, style, import arrows"
+
+install: .venv/.installed
+
+.venv/.installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(PY) -m pip install --quiet --upgrade pip
+	$(PY) -m pip install --quiet --editable '.[fast,test,lint]'
+	@touch $@
+
+lint: install
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+
+test: install
+	$(PY) -m pytest -q -m 'not real'
+
+test-real: install
+	$(PY) -m tests.controlplane build
+	$(PY) -m pytest -q -m real tests
+
+bench: install
+	$(PY) -m tests.controlplane build
+	$(PY) -m tests.bench
+
+demo: install
+	$(PY) -m tests.controlplane build
+	$(PY) -m tests.demo
+
+clean:
+	rm -rf .venv .demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache dist build
