@@ -145,8 +145,8 @@ def _choice(path: Path, given: Any) -> str:
     owner = _model_at(path[:-1])
     choices: list[str] = []
     if owner is not None:
-        info = next(info for name, info in owner.model_fields.items() if path[-1] in (name, info.alias))
-        choices = [str(one) for part in _parts(info.annotation) for one in get_args(part)]
+        annotation = owner.model_fields[str(path[-1])].annotation
+        choices = [str(one) for part in _parts(annotation) for one in get_args(part)]
     near = nearest(given, choices) if isinstance(given, str) else None
     meant = f" (did you mean {near}?)" if near else ""
     return f"{', '.join(choices[:-1])} or {choices[-1]}, not {shown(given)}{meant}"
@@ -161,7 +161,7 @@ def _unknown(path: Path) -> tuple[str, str]:
     why = getattr(owner, "refused", {}).get(name)
     if why:
         return f"{field} is not a field here: {why}", ""
-    choices = [info.alias or field for field, info in owner.model_fields.items()]
+    choices = list(owner.model_fields)
     where = dotted(path[:-1])
     hint = f"fields of {where}: {', '.join(choices)}" if where else f"fields: {', '.join(choices)}"
     near = nearest(name, choices)
@@ -177,9 +177,8 @@ def _model_at(path: Path) -> type[BaseModel] | None:
             current = next((get_args(one)[0] for one in _parts(current) if get_origin(one) is list), None)
         else:
             model = _as_model(current)
-            fields = model.model_fields if model else {}
-            named = (info for name, info in fields.items() if part in (name, info.alias))
-            current = next((info.annotation for info in named), None)
+            info = model.model_fields.get(part) if model else None
+            current = info.annotation if info else None
     return _as_model(current)
 
 

@@ -14,7 +14,7 @@ def to_plain(value: Any) -> Any:
         fields = type(value).model_fields
         held = {name: getattr(value, name) for name in fields}
         return {
-            fields[name].alias or name: to_plain(one)
+            name: to_plain(one)
             for name, one in held.items()
             if one != fields[name].get_default(call_default_factory=True)
         }

@@ -4,6 +4,8 @@
 others to the pod's spec. Image, resources, command, ports and lifecycle are krayne's and are refused.
 """
 
+# ruff: noqa: N815 - Kubernetes' own spelling of its fields
+
 from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -15,7 +17,7 @@ from pydantic import (
     JsonValue,
     model_validator,
 )
-from pydantic.alias_generators import to_camel
+from pydantic_core import PydanticCustomError
 
 from krayne.config.plain import to_plain
 from krayne.config.problems import shown
@@ -26,8 +28,10 @@ from krayne.config.rules import (
     JsonObject,
     ObjectName,
     check_annotations,
+    check_dns_label,
     check_json,
     check_labels,
+    check_selector,
     refusal,
 )
 
@@ -36,13 +40,13 @@ _METADATA_FIELDS = frozenset({"labels", "annotations"})
 
 
 class _Fragment(BaseModel):
-    """Camel-case in files, because people paste these from Kubernetes manifests."""
+    """Fields bear their Kubernetes names, because people paste them from manifests."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, alias_generator=to_camel)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
         # Twenty empty fields would drown the four that a reader looks for; values may be secrets.
-        yield from ((name, ...) for name in to_plain(self))
+        yield from ((None, name) for name in to_plain(self))
 
 
 class EnvVar(_Fragment):
@@ -50,7 +54,7 @@ class EnvVar(_Fragment):
 
     name: str
     value: str | None = None
-    value_from: JsonObject | None = None
+    valueFrom: JsonObject | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -58,7 +62,7 @@ class EnvVar(_Fragment):
             raise refusal("must be the name of an environment variable", "name")
         if self.name == "RAY_enable_autoscaler_v2":
             raise refusal("is set by KubeRay, which refuses it here (use autoscaler.enabled)", "name")
-        if self.value is not None and self.value_from is not None:
+        if self.value is not None and self.valueFrom is not None:
             raise refusal("cannot stand beside valueFrom", "value")
         return self
 
@@ -67,12 +71,12 @@ class EnvFrom(_Fragment):
     """All keys of a ConfigMap or Secret as environment variables."""
 
     prefix: str | None = None
-    config_map_ref: JsonObject | None = None
-    secret_ref: JsonObject | None = None
+    configMapRef: JsonObject | None = None
+    secretRef: JsonObject | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if (self.config_map_ref is None) == (self.secret_ref is None):
+        if (self.configMapRef is None) == (self.secretRef is None):
             raise refusal("needs one of configMapRef and secretRef")
         return self
 
@@ -81,12 +85,12 @@ class VolumeMount(_Fragment):
     """Where a volume of the pod appears in the Ray container."""
 
     name: DnsLabel
-    mount_path: Annotated[str, Field(min_length=1)]
-    sub_path: str | None = None
-    sub_path_expr: str | None = None
-    read_only: Flag | None = None
-    mount_propagation: str | None = None
-    recursive_read_only: str | None = None
+    mountPath: Annotated[str, Field(min_length=1)]
+    subPath: str | None = None
+    subPathExpr: str | None = None
+    readOnly: Flag | None = None
+    mountPropagation: str | None = None
+    recursiveReadOnly: str | None = None
 
 
 class Toleration(_Fragment):
@@ -96,7 +100,7 @@ class Toleration(_Fragment):
     operator: Literal["Exists", "Equal", "Lt", "Gt"] | None = None
     value: str | None = None
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
-    toleration_seconds: Annotated[int, Field(strict=True)] | None = None
+    tolerationSeconds: Annotated[int, Field(strict=True)] | None = None
 
 
 class LocalReference(_Fragment):
@@ -119,8 +123,13 @@ def _check_volume(volume: dict[str, JsonValue]) -> dict[str, JsonValue]:
 
 
 def _check_named(value: dict[str, JsonValue]) -> dict[str, JsonValue]:
-    if not isinstance(value.get("name"), str) or not value["name"]:
-        raise refusal("needs a name", at=("name",) if "name" in value else ())
+    name = value.get("name")
+    if not isinstance(name, str):
+        raise refusal("needs a name, as text", at=("name",) if "name" in value else ())
+    try:
+        check_dns_label(name)
+    except PydanticCustomError as error:
+        raise refusal(error.message(), "name") from None
     check_json(value)
     return value
 
@@ -128,6 +137,7 @@ def _check_named(value: dict[str, JsonValue]) -> dict[str, JsonValue]:
 Named = Annotated[dict[str, JsonValue], AfterValidator(_check_named)]
 Volume = Annotated[Named, AfterValidator(_check_volume)]
 Labels = Annotated[dict[str, str], AfterValidator(check_labels)]
+Selector = Annotated[dict[str, str], AfterValidator(check_selector)]
 Annotations = Annotated[dict[str, str], AfterValidator(check_annotations)]
 
 
@@ -150,32 +160,32 @@ class PodFragment(_Fragment):
     labels: Labels = {}
     annotations: Annotations = {}
     env: list[EnvVar] = []
-    env_from: list[EnvFrom] = []
-    volume_mounts: list[VolumeMount] = []
+    envFrom: list[EnvFrom] = []
+    volumeMounts: list[VolumeMount] = []
     volumes: list[Volume] = []
-    init_containers: list[Named] = []
+    initContainers: list[Named] = []
     tolerations: list[Toleration] = []
-    node_selector: Labels = {}
+    nodeSelector: Selector = {}
     affinity: JsonObject | None = None
-    topology_spread_constraints: list[JsonObject] = []
-    image_pull_secrets: list[LocalReference] = []
-    service_account_name: ObjectName | None = None
-    priority_class_name: ObjectName | None = None
-    runtime_class_name: ObjectName | None = None
-    scheduler_name: ObjectName | None = None
-    security_context: JsonObject | None = None
-    host_aliases: list[HostAlias] = []
-    dns_policy: str | None = None
-    dns_config: JsonObject | None = None
-    termination_grace_period_seconds: Count | None = None
+    topologySpreadConstraints: list[JsonObject] = []
+    imagePullSecrets: list[LocalReference] = []
+    serviceAccountName: ObjectName | None = None
+    priorityClassName: ObjectName | None = None
+    runtimeClassName: ObjectName | None = None
+    schedulerName: ObjectName | None = None
+    securityContext: JsonObject | None = None
+    hostAliases: list[HostAlias] = []
+    dnsPolicy: str | None = None
+    dnsConfig: JsonObject | None = None
+    terminationGracePeriodSeconds: Count | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         _check_unique("env", (variable.name for variable in self.env))
         _check_unique("volumes", (str(volume["name"]) for volume in self.volumes))
-        _check_unique("initContainers", (str(one["name"]) for one in self.init_containers))
+        _check_unique("initContainers", (str(one["name"]) for one in self.initContainers))
         known = {volume["name"] for volume in self.volumes}
-        for index, mount in enumerate(self.volume_mounts):
+        for index, mount in enumerate(self.volumeMounts):
             if mount.name not in known:
                 says = f"names no volume of this pod: {shown(mount.name)} is not among volumes"
                 raise refusal(says, at=("volumeMounts", index, "name"))

@@ -98,7 +98,8 @@ ClusterName = Annotated[
     str,
     AfterValidator(_dns(_DNS_1035, CLUSTER_NAME_LIMIT, "lower-case letters, digits and -, starting with a letter")),
 ]
-DnsLabel = Annotated[str, AfterValidator(_dns(_DNS_1123, LABEL_LIMIT, "lower-case letters, digits and -"))]
+check_dns_label = _dns(_DNS_1123, LABEL_LIMIT, "lower-case letters, digits and -")
+DnsLabel = Annotated[str, AfterValidator(check_dns_label)]
 ObjectName = Annotated[str, AfterValidator(_dns(_SUBDOMAIN, 253, "lower-case letters, digits, - and ."))]
 Cpu = Annotated[str, BeforeValidator(_text_of_number), AfterValidator(_check_cpu)]
 Memory = Annotated[str, BeforeValidator(_text_of_number), AfterValidator(_check_memory)]
@@ -107,22 +108,25 @@ Count = Annotated[int, Field(strict=True, ge=0, le=INT32_MAX)]
 Flag = Annotated[bool, Field(strict=True)]
 
 
-def check_label_key(key: str) -> None:
-    """A qualified name, outside the prefixes that KubeRay and krayne write themselves."""
+def _check_key(key: str) -> None:
     prefix, slash, name = key.rpartition("/")
     if slash and (len(prefix) > 253 or not _SUBDOMAIN.fullmatch(prefix)):
         raise refusal("is not a valid label or annotation name", at=(key,))
     if len(name) > LABEL_LIMIT or not _LABEL_PART.fullmatch(name):
         raise refusal("is not a valid label or annotation name", at=(key,))
+
+
+def _check_not_reserved(key: str) -> None:
+    prefix = key.rpartition("/")[0]
     for owner, domain in (("KubeRay", "ray.io"), ("krayne", "krayne.dev")):
         if prefix == domain or prefix.endswith("." + domain):
             raise refusal(f"belongs to {owner}, which writes it itself", at=(key,))
 
 
-def check_labels(labels: dict[str, str]) -> dict[str, str]:
+def check_selector(labels: dict[str, str]) -> dict[str, str]:
     """Keys and values as Kubernetes takes them for labels."""
     for key, value in labels.items():
-        check_label_key(key)
+        _check_key(key)
         if value and (len(value) > LABEL_LIMIT or not _LABEL_PART.fullmatch(value)):
             raise refusal(
                 "must be at most 63 letters, digits, -, _ and ., "
@@ -132,10 +136,18 @@ def check_labels(labels: dict[str, str]) -> dict[str, str]:
     return labels
 
 
+def check_labels(labels: dict[str, str]) -> dict[str, str]:
+    """Labels, outside the prefixes that KubeRay and krayne write themselves."""
+    for key in labels:
+        _check_not_reserved(key)
+    return check_selector(labels)
+
+
 def check_annotations(annotations: dict[str, str]) -> dict[str, str]:
-    """Keys as Kubernetes takes them; annotation values are free text."""
+    """Keys as for labels; annotation values are free text."""
     for key in annotations:
-        check_label_key(key)
+        _check_not_reserved(key)
+        _check_key(key)
     return annotations
 
 
