@@ -5,6 +5,7 @@ socket. Standard library only; creates nothing. `platformdirs` is imported late,
 """
 
 import os
+import pwd
 
 # sun_path is 104 bytes with its NUL on macOS, 108 on Linux.
 SOCKET_PATH_LIMIT = 103
@@ -48,6 +49,14 @@ def start_lock_file() -> str:
     return os.path.join(home(), "start.lock")
 
 
+def _default_home(uid: int) -> str:
+    # From the user database, not $HOME: two values of HOME are two homes, and must not share a socket.
+    try:
+        return os.path.join(pwd.getpwuid(uid).pw_dir, ".krayne")
+    except KeyError:
+        return ""
+
+
 def _short_hash(text: str) -> str:
     # FNV-1a, 64 bits: a name, not a secret, and hashlib costs the client a millisecond.
     value = 0xCBF29CE484222325
@@ -71,12 +80,11 @@ def run_dir() -> str:
     /run/user/UID/krayne where logind made that directory, else HOME/run; a home of another name than the default gets
     its own, so that two homes never share a socket; a path too long for a socket moves under /tmp with a hashed name.
     """
-    default_home = os.path.join(os.path.expanduser("~"), ".krayne")
     uid = os.getuid()
     base = f"/run/user/{uid}"
     if is_private_dir(base):
         where = f"{base}/krayne"
-        if home() != default_home:
+        if home() != _default_home(uid):
             where += "-" + _short_hash(home())
     else:
         where = os.path.join(home(), "run")
