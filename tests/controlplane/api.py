@@ -1,0 +1,96 @@
+"""The few requests the plane itself makes to its API server: JSON over HTTPS with a client certificate.
+
+Standard library only, one connection a request, no retries: a failure is the caller's to judge.
+"""
+
+import http.client
+import json
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+REQUEST_LIMIT = 30.0  # seconds for one request
+MERGE = "application/merge-patch+json"
+APPLY = "application/apply-patch+yaml"
+
+
+class ApiError(RuntimeError):
+    """The API server answered with an error."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(f"{status}: {message}")
+        self.status = status
+
+
+class Api:
+    """One user's view of the API server."""
+
+    def __init__(self, port: int, ca: Path, cert: Path, key: Path) -> None:
+        self._port = port
+        self._tls = ssl.create_default_context(cafile=str(ca))
+        self._tls.load_cert_chain(cert, key)
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        *,
+        kind: str = "application/json",
+        limit: float = REQUEST_LIMIT,
+    ) -> Any:
+        """Send one request; bytes go as they are, the rest as JSON. Raises ApiError, OSError."""
+        data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+        link = http.client.HTTPSConnection("127.0.0.1", self._port, context=self._tls, timeout=limit)
+        try:
+            link.request(method, path, data, {"Content-Type": kind} if data else {})
+            reply = link.getresponse()
+            text = reply.read()
+        finally:
+            link.close()
+        if reply.status >= http.HTTPStatus.BAD_REQUEST:
+            raise ApiError(reply.status, text.decode(errors="replace")[:2000])
+        return json.loads(text) if "json" in (reply.getheader("Content-Type") or "") else text.decode()
+
+    def get(self, path: str) -> Any:
+        """Read one object or list."""
+        return self.request("GET", path)
+
+    def create(self, path: str, body: object) -> Any:
+        """Create; an object that exists already is left as it is."""
+        try:
+            return self.request("POST", path, body)
+        except ApiError as error:
+            if error.status != http.HTTPStatus.CONFLICT:
+                raise
+            return None
+
+    def merge(self, path: str, body: object) -> Any:
+        """JSON merge patch."""
+        return self.request("PATCH", path, body, kind=MERGE)
+
+    def apply(self, path: str, manifest: bytes) -> Any:
+        """Server-side apply, taking every field."""
+        return self.request("PATCH", f"{path}?fieldManager=plane&force=true", manifest, kind=APPLY)
+
+    def ready(self) -> bool:
+        """Whether /readyz says ok."""
+        try:
+            return bool(self.request("GET", "/readyz", limit=2.0) == "ok")
+        except (OSError, ApiError, http.client.HTTPException):
+            return False
+
+    def watch(self, path: str, *, limit: float, **query: str) -> Iterator[dict[str, Any]]:
+        """List's watch: one event after the other, until the server ends it or `limit` seconds of silence."""
+        link = http.client.HTTPSConnection("127.0.0.1", self._port, context=self._tls, timeout=limit)
+        try:
+            link.request("GET", f"{path}?{urlencode({'watch': '1', **query})}")
+            reply = link.getresponse()
+            if reply.status >= http.HTTPStatus.BAD_REQUEST:
+                raise ApiError(reply.status, reply.read().decode(errors="replace")[:2000])
+            while line := reply.readline():
+                yield json.loads(line)
+        finally:
+            link.close()
