@@ -48,7 +48,11 @@ def parse_cluster_yaml(text: bytes, *, source: str, overrides: Mapping[str, Any]
 
 def dump_cluster_yaml(config: ClusterConfig) -> str:
     """The shortest cluster file that loads as `config`: defaults left out, the models' field order."""
-    text = dump_plain(to_plain(config))
+    plain = to_plain(config)
+    if "worker_groups" in plain:
+        # A group goes by its name: written also where it is the default one.
+        plain["worker_groups"] = [{"name": group.name, **to_plain(group)} for group in config.worker_groups]
+    text = dump_plain(plain)
     if len(text.encode()) > SIZE_LIMIT:
         raise invalid(config.name, f"the cluster's file would be larger than {SIZE_LIMIT // 1024} KiB")
     return text

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from krayne.config.pod import PodFragment
 from krayne.config.problems import shown
 from krayne.config.quantities import parse_quantity
-from krayne.config.rules import ClusterName, Count, Cpu, DnsLabel, Flag, Image, Memory, refusal
+from krayne.config.rules import ClusterName, Count, Cpu, DnsLabel, Flag, Memory, OptionalImage, refusal
 
 # KubeRay's own value of the label ray.io/group on head pods; a worker group of that name would count the head.
 HEAD_GROUP = "headgroup"
@@ -33,7 +33,7 @@ class HeadNodeConfig(_Model):
 
     cpus: Cpu = "1"
     memory: Memory = "4Gi"
-    image: Image | None = None
+    image: OptionalImage = None
     runs_tasks: Flag = False
     pod: PodFragment = Field(default_factory=PodFragment)
 
@@ -60,7 +60,7 @@ class WorkerGroupConfig(_Model):
     cpus: Cpu = "1"
     memory: Memory = "2Gi"
     gpus: Count = 0
-    image: Image | None = None
+    image: OptionalImage = None
     pod: PodFragment = Field(default_factory=PodFragment)
 
     @model_validator(mode="after")

@@ -57,7 +57,10 @@ class _Layer:
             self._record(here)
             return
         inner = node.get(index) if isinstance(node, dict) else node[index]
-        if inner is None or (len(parts) == 1 and not isinstance(inner, dict | list)):
+        if len(parts) == 1 and not isinstance(inner, dict | list | None):
+            node[index] = inner = {}
+            self._record(here)
+        elif inner is None:
             # A group that the file leaves to its default can be overridden like a written one.
             inner = [{}] if here == ("worker_groups",) else {}
             node[index] = inner

@@ -86,7 +86,9 @@ def _check_memory(value: str) -> str:
     return value
 
 
-def _check_image(value: str) -> str:
+def _check_image(value: str | None) -> str | None:
+    if value is None:
+        return None
     if not value:
         raise refusal("must not be empty")
     if any(char.isspace() or not char.isprintable() for char in value):
@@ -103,7 +105,7 @@ DnsLabel = Annotated[str, AfterValidator(check_dns_label)]
 ObjectName = Annotated[str, AfterValidator(_dns(_SUBDOMAIN, 253, "lower-case letters, digits, - and ."))]
 Cpu = Annotated[str, BeforeValidator(_text_of_number), AfterValidator(_check_cpu)]
 Memory = Annotated[str, BeforeValidator(_text_of_number), AfterValidator(_check_memory)]
-Image = Annotated[str, AfterValidator(_check_image)]
+OptionalImage = Annotated[str | None, AfterValidator(_check_image)]
 Count = Annotated[int, Field(strict=True, ge=0, le=INT32_MAX)]
 Flag = Annotated[bool, Field(strict=True)]
 

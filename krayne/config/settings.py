@@ -58,7 +58,7 @@ def _check(file: str, document: Document, name: str) -> Problem | None:
         word = clipped(document.words[(name,)])
         says = f'{field} must be text: write "{word}" in quotes'
     else:
-        says = f"{field} must be text, not {shown(value)}"
+        says = f"{field} must not be empty" if value == "" else f"{field} must be text, not {shown(value)}"
     return Problem(file, place.line, field, says, place.column)
 
 
