@@ -1,0 +1,415 @@
+"""The socket API as data: views, parameters, results and notifications.
+
+Owns the types that travel; `openrpc` names the methods that use them. Never does I/O. Invariant: types only grow - a
+field is added with a default, never removed or changed; new meaning is a new method or a capability.
+"""
+
+from typing import Any
+
+import msgspec
+
+API_VERSION = 1
+API_OLDEST = 1  # the oldest client this daemon still serves
+CAPABILITIES = ("watch.since", "wait.progress", "view.render")
+
+# What a service's `state` may say. Only READY means that a connection goes through now.
+READY = "ready"
+HOLDING = "holding"  # the port listens; connections wait until the cluster can take them
+INSTALLING = "installing"
+FAILED = "failed"
+PORT_TAKEN = "port-taken"
+REFUSED = "refused"
+OFF = "off"
+WAITING_STATES = frozenset({HOLDING, INSTALLING})
+
+
+class Workers(msgspec.Struct, frozen=True):
+    """Worker counts over all groups."""
+
+    ready: int = 0
+    desired: int = 0
+    min: int = 0
+    max: int = 0
+
+
+class ServiceView(msgspec.Struct, frozen=True):
+    """One port of the head and where it is reached. `local_port` 0: none yet."""
+
+    name: str
+    remote_port: int
+    local_port: int
+    url: str
+    state: str
+    reason: str = ""
+
+
+class ClusterView(msgspec.Struct, frozen=True, kw_only=True):
+    """A cluster as lists show it. Times are unix seconds; `owner` is empty for ours."""
+
+    name: str
+    namespace: str
+    phase: str
+    reason: str = ""
+    declared: bool = False
+    workers: Workers = Workers()
+    services: tuple[ServiceView, ...] = ()
+    since: float | None = None
+    source: str = ""
+    owner: str = ""
+    restart_needed: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    image: str = ""
+    ray_version: str = ""
+    created: float | None = None
+
+
+class GroupView(msgspec.Struct, frozen=True, kw_only=True):
+    """One worker group."""
+
+    name: str
+    ready: int = 0
+    desired: int = 0
+    min: int = 0
+    max: int = 0
+    resources: str = ""
+    image: str = ""
+    reason: str = ""
+
+
+class HeadView(msgspec.Struct, frozen=True, kw_only=True):
+    """The head pod of the moment."""
+
+    pod: str
+    phase: str = ""
+    node: str = ""
+    ready: bool = False
+    restarts: int = 0
+    since: float | None = None
+    reason: str = ""
+
+
+class ForwardView(msgspec.Struct, frozen=True, kw_only=True):
+    """One forward with its counters."""
+
+    namespace: str
+    cluster: str
+    service: str
+    remote_port: int
+    local_port: int
+    url: str = ""
+    state: str
+    reason: str = ""
+    connections: int = 0
+    held: int = 0
+    total: int = 0
+    refused: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    reconnects: int = 0
+    last_error: str = ""
+    since: float | None = None
+
+
+class ServiceReportView(msgspec.Struct, frozen=True):
+    """What a service in the head pod says of itself: installing, running or failed."""
+
+    name: str
+    state: str
+    reason: str = ""
+    since: float | None = None
+
+
+class ClusterDetails(ClusterView, frozen=True, kw_only=True):
+    """A cluster with everything known of it. `problem`: why its file is not followed now."""
+
+    groups: tuple[GroupView, ...] = ()
+    head: HeadView | None = None
+    events: tuple[str, ...] = ()
+    forwards: tuple[ForwardView, ...] = ()
+    reports: tuple[ServiceReportView, ...] = ()
+    problem: str = ""
+
+
+class WorldView(msgspec.Struct, frozen=True, kw_only=True):
+    """The Kubernetes cluster we are connected to, and how that goes."""
+
+    context: str = ""
+    server: str = ""
+    condition: str = "connecting"
+    reason: str = ""
+    hint: str = ""
+    since: float | None = None
+
+
+class FileProblemView(msgspec.Struct, frozen=True, kw_only=True):
+    """A cluster file that is not followed, and why."""
+
+    source: str
+    message: str
+    hint: str = ""
+    name: str = ""
+    namespace: str = ""
+
+
+class DaemonStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The daemon about itself. `kuberay` is a version or empty; `frozen` says why nothing is written any more."""
+
+    pid: int
+    version: str
+    api: int = API_VERSION
+    home: str
+    socket: str
+    world: WorldView = WorldView()
+    kuberay: str = ""
+    clusters: int = 0
+    forwards: int = 0
+    uptime_s: float = 0.0
+    frozen: str = ""
+    problems: tuple[FileProblemView, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+class ClientVersions(msgspec.Struct, frozen=True):
+    """What is installed beside the client: it decides a cluster's default image."""
+
+    ray: str | None = None
+    python: str | None = None
+    client: str = ""
+
+
+# Parameters. `namespace` None means: find the cluster by its name.
+
+
+class NoParams(msgspec.Struct, frozen=True):
+    """A method without parameters."""
+
+
+class ListParams(msgspec.Struct, frozen=True, kw_only=True):
+    """Neither field: your declared clusters anywhere, and all of the context's own namespace."""
+
+    namespace: str | None = None
+    all_namespaces: bool = False
+    name: str | None = None
+
+
+class GetParams(msgspec.Struct, frozen=True, kw_only=True):
+    """Which cluster."""
+
+    name: str
+    namespace: str | None = None
+
+
+class ClusterParams(GetParams, frozen=True, kw_only=True):
+    """Which cluster to change; a repeated `token` gives the first call's answer again."""
+
+    token: str = ""
+
+
+class CreateParams(ClusterParams, frozen=True, kw_only=True):
+    """`text` is a cluster file's content, or empty for the defaults; `set` overrides its dotted fields."""
+
+    text: str = ""
+    source: str = ""
+    set: dict[str, Any] = {}
+    client: ClientVersions = ClientVersions()
+    exist_ok: bool = False
+    dry_run: bool = False
+
+
+class FileText(msgspec.Struct, frozen=True):
+    """A cluster file as the client read it."""
+
+    source: str
+    text: str
+
+
+class ApplyParams(msgspec.Struct, frozen=True, kw_only=True):
+    """Cluster files to declare; nothing is done unless all of them are right."""
+
+    files: tuple[FileText, ...]
+    namespace: str | None = None
+    client: ClientVersions = ClientVersions()
+    dry_run: bool = False
+    token: str = ""
+
+
+class ScaleParams(ClusterParams, frozen=True, kw_only=True):
+    """`group` may be left out where there is one."""
+
+    group: str | None = None
+    replicas: int | None = None
+    minimum: int | None = None
+    maximum: int | None = None
+
+
+class DeleteParams(ClusterParams, frozen=True, kw_only=True):
+    """`force`: also when it is not ours or not declared."""
+
+    force: bool = False
+
+
+class WaitParams(GetParams, frozen=True, kw_only=True):
+    """`condition`: ready, deleted, or service=NAME."""
+
+    condition: str = "ready"
+    timeout_ms: int = 600_000
+
+
+class WatchParams(msgspec.Struct, frozen=True, kw_only=True):
+    """`since`: the last revision seen; without it, or when it is too old, a snapshot comes first."""
+
+    namespace: str | None = None
+    since: int | None = None
+
+
+class UnwatchParams(msgspec.Struct, frozen=True):
+    """Which watch of this connection."""
+
+    watch: int
+
+
+class PortChoice(msgspec.Struct, frozen=True):
+    """A port of the head; `local` 0 takes it from the port book."""
+
+    remote: int
+    local: int = 0
+
+
+class OpenParams(ClusterParams, frozen=True, kw_only=True):
+    """No ports: all services."""
+
+    ports: tuple[PortChoice, ...] = ()
+
+
+class CloseParams(ClusterParams, frozen=True, kw_only=True):
+    """Remote ports to close. None: all."""
+
+    ports: tuple[int, ...] = ()
+
+
+class RenderParams(ListParams, frozen=True, kw_only=True):
+    """A view as text. `width` 0: do not cut lines (a pipe)."""
+
+    view: str = "clusters"
+    format: str = "table"
+    color: bool = False
+    width: int = 0
+
+
+class CancelParams(msgspec.Struct, frozen=True):
+    """The id of a call of this connection."""
+
+    id: int | str
+
+
+# Results.
+
+
+class Hello(msgspec.Struct, frozen=True, kw_only=True):
+    """Who answers, and what it can do."""
+
+    pid: int
+    version: str
+    home: str
+    api: int = API_VERSION
+    api_oldest: int = API_OLDEST
+    capabilities: tuple[str, ...] = CAPABILITIES
+
+
+class Done(msgspec.Struct, frozen=True):
+    """Nothing more to say than that it is done, and by whom."""
+
+    pid: int = 0
+
+
+class ClusterList(msgspec.Struct, frozen=True):
+    """Clusters in the order they are shown."""
+
+    clusters: tuple[ClusterView, ...]
+
+
+class Created(msgspec.Struct, frozen=True, kw_only=True):
+    """The cluster, or for a dry run the manifest that would be sent, as an object and as YAML."""
+
+    cluster: ClusterView | None = None
+    manifest: dict[str, Any] | None = None
+    text: str = ""
+
+
+class Applied(msgspec.Struct, frozen=True, kw_only=True):
+    """One file's outcome: declared, updated, or would-declare, would-update for a dry run."""
+
+    source: str
+    action: str
+    name: str
+    namespace: str
+    cluster: ClusterView | None = None
+
+
+class AppliedList(msgspec.Struct, frozen=True):
+    """In the order of the files."""
+
+    results: tuple[Applied, ...]
+
+
+class WaitResult(msgspec.Struct, frozen=True, kw_only=True):
+    """`cluster` is None once it is gone."""
+
+    met: bool
+    cluster: ClusterView | None = None
+
+
+class WatchStarted(msgspec.Struct, frozen=True, kw_only=True):
+    """`clusters` is None when the watch resumes after `since`."""
+
+    watch: int
+    revision: int
+    clusters: tuple[ClusterView, ...] | None = None
+
+
+class Services(msgspec.Struct, frozen=True):
+    """The services of one cluster."""
+
+    services: tuple[ServiceView, ...]
+
+
+class ForwardList(msgspec.Struct, frozen=True):
+    """Every forward asked for."""
+
+    forwards: tuple[ForwardView, ...]
+
+
+class Rendered(msgspec.Struct, frozen=True, kw_only=True):
+    """After this line the connection carries raw bytes: `stdout` of them, then `stderr`, then it ends."""
+
+    upgrade: str = "raw"
+    exit: int = 0
+    stdout: int = 0
+    stderr: int = 0
+
+
+class Cancelled(msgspec.Struct, frozen=True):
+    """False: no such call, or one that must finish."""
+
+    cancelled: bool
+
+
+# Notifications.
+
+
+class WatchEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """`kind`: changed, removed, or resync (too much happened: watch again without `since`)."""
+
+    watch: int
+    revision: int
+    kind: str
+    name: str = ""
+    namespace: str = ""
+    cluster: ClusterView | None = None
+
+
+class Progress(msgspec.Struct, frozen=True, kw_only=True):
+    """How far the call with this id is."""
+
+    id: int | str
+    cluster: ClusterView
