@@ -65,6 +65,17 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    style = None
+    if not text.isprintable():
+        # PyYAML's single-quoted style loses spaces beside unusual line breaks; escapes lose nothing.
+        style = "|" if text.strip() and all(map(str.isprintable, text.split("\n"))) else '"'
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style)
+
+
+_Dumper.add_representer(str, _text)
+
+
 def dump_plain(data: Any) -> str:
     """Plain data as block-style YAML."""
     text: str = yaml.dump(

@@ -2,7 +2,7 @@
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from krayne.config import ConfigValidationError, parse_cluster_yaml, problems_of
@@ -141,6 +141,7 @@ def test_an_empty_document_is_nothing() -> None:
     assert read_document(b"# only a comment\n", "f").data is None
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200) | st.text(alphabet="ab:-?[]{}&*!|>'\"%@` \n\t#0.~<", max_size=80).map(str.encode))
 def test_any_bytes_are_a_config_or_a_refusal(text: bytes) -> None:
     try:

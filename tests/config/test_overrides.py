@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from krayne.config import (
@@ -110,6 +110,7 @@ def value_at(config: ClusterConfig, key: str) -> Any:
     return value
 
 
+@settings(deadline=None)
 @given(st.fixed_dictionaries({}, optional=FIELDS))
 def test_law_what_is_overridden_holds_and_nothing_else_moves(overrides: dict[str, Any]) -> None:
     plain, config = load({}), load(overrides)
@@ -117,6 +118,7 @@ def test_law_what_is_overridden_holds_and_nothing_else_moves(overrides: dict[str
         assert value_at(config, key) == overrides.get(key, value_at(plain, key))
 
 
+@settings(deadline=None)
 @given(st.fixed_dictionaries({}, optional=FIELDS))
 def test_law_applying_twice_is_applying_once_and_the_callers_dict_is_untouched(overrides: dict[str, Any]) -> None:
     before = dict(overrides)

@@ -4,7 +4,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -112,6 +112,7 @@ def test_what_is_no_quantity(text: str) -> None:
         parse_quantity(text)
 
 
+@settings(deadline=None)
 @given(st.text(alphabet="0123456789.eEmMkKGi+-n ", max_size=24) | st.text(max_size=30))
 def test_any_text_is_a_bounded_quantity_or_a_value_error(text: str) -> None:
     try:
