@@ -168,6 +168,11 @@ def test_a_mistake_of_the_file_keeps_its_line() -> None:
     assert error.problems[0].override == ""
 
 
+def test_a_replaced_value_answers_to_the_override_that_replaced_it() -> None:
+    error = refusal({"worker_groups.0.cpus": 2, "worker_groups": [{"cpus": "lots"}]})
+    assert error.problems[0].override == "worker_groups"
+
+
 def test_an_ambiguous_group_is_refused() -> None:
     text = b"name: a\nworker_groups:\n- name: '1'\n- name: b\n"
     assert "names more than one entry" in refusal({"worker_groups.1.cpus": 2}, text).message

@@ -98,6 +98,7 @@ def test_an_unknown_field_gets_the_nearest_kubernetes_name() -> None:
 REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("KubeRay's label", {"labels": {"ray.io/group": "x"}}),
     ("KubeRay's annotation", {"annotations": {"ray.io/overwrite-container-cmd": "true"}}),
+    ("KubeRay's subdomain", {"labels": {"x.ray.io/y": "x"}}),
     ("our label", {"labels": {"krayne.dev/owner": "x"}}),
     ("label name", {"labels": {"a b": "x"}}),
     ("label prefix", {"labels": {"A_/b": "x"}}),
