@@ -1,0 +1,165 @@
+"""One conversation with the daemon: requests out, answers and progress in. Blocking; the standard library alone.
+
+Every failure is a KrayneError: the daemon's own kinds come back as the classes of `krayne.errors`, and a daemon that is
+absent, silent or gone is DaemonUnreachableError.
+"""
+
+import json
+import os
+import socket
+import time
+from collections.abc import Callable
+from typing import Any, Self
+
+from krayne import errors, paths
+from krayne.errors import DaemonUnreachableError, KrayneError
+
+API_VERSION = 1
+CALL_SECONDS = 330.0  # a little longer than the daemon gives a call
+LINE_LIMIT = 4 * 1024 * 1024
+_ABSENT = (FileNotFoundError, ConnectionRefusedError)
+
+
+class Connection:
+    """An open control connection."""
+
+    def __init__(self, connected: socket.socket) -> None:
+        self._socket = connected
+        self._rest = b""
+        self._calls = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End it; reading calls are cancelled, changing ones finish in the daemon."""
+        self._socket.close()
+
+    def call(
+        self,
+        method: str,
+        params: dict[str, Any] | None = None,
+        *,
+        seconds: float = CALL_SECONDS,
+        on_progress: Callable[[dict[str, Any]], None] | None = None,
+    ) -> Any:
+        """The method's result. Raises KrayneError."""
+        self._calls += 1
+        request = {"jsonrpc": "2.0", "id": self._calls, "method": method, "params": params or {}}
+        line = json.dumps({**request, "meta": {"api": API_VERSION}}).encode() + b"\n"
+        if len(line) > LINE_LIMIT:
+            raise errors.UsageError("the request is larger than 4 MiB", hint="send fewer files at once")
+        self._send(line)
+        deadline = time.monotonic() + seconds
+        while True:
+            answer = self._answer(deadline)
+            if answer.get("method") == "call.progress" and on_progress is not None:
+                on_progress(answer["params"]["cluster"])
+            elif answer.get("id") in (self._calls, None) and "method" not in answer:
+                return _result(answer)
+
+    def render(self, params: dict[str, Any]) -> tuple[int, bytes, bytes]:
+        """A view as text: exit code, stdout, stderr. The connection is used up. Raises KrayneError."""
+        head = self.call("view.render", params)
+        data, size = self._rest, head["stdout"] + head["stderr"]
+        while len(data) < size:
+            data += self._receive(time.monotonic() + CALL_SECONDS)
+        return head["exit"], data[: head["stdout"]], data[head["stdout"] : size]
+
+    def wait_closed(self, seconds: float) -> bool:
+        """Wait for the daemon to close its end; False when it does not in time."""
+        try:
+            while self._receive(time.monotonic() + seconds):
+                pass
+        except DaemonUnreachableError as error:
+            return not error.retryable
+        return True
+
+    def _send(self, line: bytes) -> None:
+        try:
+            self._socket.sendall(line)
+        except OSError:
+            # It may have said why before it closed: the answer, or its absence, tells.
+            return
+
+    def _answer(self, deadline: float) -> dict[str, Any]:
+        while b"\n" not in self._rest:
+            self._rest += self._receive(deadline)
+        line, _, self._rest = self._rest.partition(b"\n")
+        try:
+            answer = json.loads(line)
+        except ValueError:
+            answer = None
+        if not isinstance(answer, dict):
+            raise errors.ProtocolError(
+                f"what answers on {paths.socket_path()} is not kraynd", hint="krayne daemon restart"
+            )
+        return answer
+
+    def _receive(self, deadline: float) -> bytes:
+        try:
+            self._socket.settimeout(max(0.01, deadline - time.monotonic()))
+            data = self._socket.recv(1 << 18)
+        except TimeoutError:
+            raise DaemonUnreachableError(
+                "the daemon does not answer", hint="krayne daemon restart", retryable=True
+            ) from None
+        except OSError:
+            data = b""
+        if not data:
+            raise DaemonUnreachableError(
+                "the daemon went away before it answered", hint="krayne status, then repeat the command"
+            )
+        return data
+
+
+def connect() -> Connection | None:
+    """A connection to the running daemon; None when there is none. Raises DaemonUnreachableError for other trouble."""
+    path = paths.socket_path()
+    connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        connected.settimeout(5.0)
+        connected.connect(path)
+    except _ABSENT:
+        connected.close()
+        return None
+    except OSError as error:
+        connected.close()
+        why = error.strerror or str(error)
+        raise DaemonUnreachableError(
+            f"the daemon's socket {path} cannot be opened: {why}", hint="krayne daemon restart"
+        ) from error
+    return Connection(connected)
+
+
+def version_of(distribution: str) -> str | None:
+    """A distribution's version from its metadata, without importing it; None when it is not installed."""
+    from importlib import metadata
+
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def new_token() -> str:
+    """A token for one change: repeated, it gives the first answer again."""
+    return os.urandom(12).hex()
+
+
+def _result(answer: dict[str, Any]) -> Any:
+    if "error" not in answer:
+        return answer.get("result")
+    fault = answer["error"]
+    data = dict(fault.get("data") or {})
+    kind, hint = str(data.pop("kind", "internal")), str(data.pop("hint", ""))
+    retryable = bool(data.pop("retryable", False))
+    raise raised(kind, str(fault.get("message", "")), hint, retryable=retryable, data=data)
+
+
+def raised(kind: str, message: str, hint: str, *, retryable: bool, data: dict[str, Any]) -> KrayneError:
+    """The daemon's error as the class that carries its kind."""
+    return errors.error_for(kind, message, hint=hint, retryable=retryable, data=data)
