@@ -5,8 +5,10 @@ Standard library only, one connection a request, no retries: a failure is the ca
 
 import http.client
 import json
+import socket
 import ssl
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -82,15 +84,32 @@ class Api:
         except (OSError, ApiError, http.client.HTTPException):
             return False
 
-    def watch(self, path: str, *, limit: float, **query: str) -> Iterator[dict[str, Any]]:
-        """List's watch: one event after the other, until the server ends it or `limit` seconds of silence."""
+    def watch(self, path: str, *, limit: float, **query: str) -> "Watch":
+        """A list's watch; it ends when the server ends it, after `limit` seconds of silence, or by `close`."""
         link = http.client.HTTPSConnection("127.0.0.1", self._port, context=self._tls, timeout=limit)
+        link.request("GET", f"{path}?{urlencode({'watch': '1', **query})}")
+        return Watch(link)
+
+
+class Watch:
+    """An open watch: iterate for events in one thread, `close` from any."""
+
+    def __init__(self, link: http.client.HTTPSConnection) -> None:
+        self._link = link
+        self._socket = link.sock
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Events as they come. Raises ApiError, OSError."""
         try:
-            link.request("GET", f"{path}?{urlencode({'watch': '1', **query})}")
-            reply = link.getresponse()
+            reply = self._link.getresponse()
             if reply.status >= http.HTTPStatus.BAD_REQUEST:
                 raise ApiError(reply.status, reply.read().decode(errors="replace")[:2000])
             while line := reply.readline():
                 yield json.loads(line)
         finally:
-            link.close()
+            self._link.close()
+
+    def close(self) -> None:
+        """Wake the reader with an end of file."""
+        with suppress(OSError):  # already closed by the other side
+            socket.socket.shutdown(self._socket, socket.SHUT_RDWR)

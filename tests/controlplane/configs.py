@@ -162,51 +162,45 @@ initContainerStatuses:
 {{ with NodeIPsWith .spec.nodeName }}
 hostIP: {{ index . 0 | Quote }}
 {{ end }}
-{{ $ips := PodIPsWith .spec.nodeName ( or .spec.hostNetwork false ) ( or .metadata.uid "" ) ( or .metadata.name "" ) ( or .metadata.namespace "" ) }}
-{{ with $ips }}
+{{ if not .status.podIP }}
+{{ with PodIPsWith .spec.nodeName ( or .spec.hostNetwork false ) .metadata.uid .metadata.name .metadata.namespace }}
 podIP: {{ index . 0 | Quote }}
 podIPs:
 {{ range . }}
 - {ip: {{ . | Quote }}}
 {{ end }}
 {{ end }}
+{{ end }}
 """
 
 
-def hold_policy() -> list[tuple[str, Json]]:
+def hold_policies() -> list[tuple[str, Json]]:
     """Admission that marks new pods held in labelled namespaces, as (resource, object)."""
-    group = "admissionregistration.k8s.io/v1"
-    choice = f"namespaceObject.metadata.labels['{HOLD_NEW}']"
-    labels = "(has(object.metadata.labels) ? object.metadata.labels : {})"
-    node_type = f"({labels}[?'ray.io/node-type'].orValue(''))"
-    policy = {
-        "apiVersion": group,
-        "kind": "MutatingAdmissionPolicy",
-        "metadata": {"name": "hold-new-pods"},
-        "spec": {
-            "failurePolicy": "Fail",
-            "reinvocationPolicy": "Never",
-            "matchConstraints": {
-                "namespaceSelector": {"matchExpressions": [{"key": HOLD_NEW, "operator": "Exists"}]},
-                "resourceRules": [
-                    {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"]}
-                ],
-            },
-            "matchConditions": [{"name": "chosen", "expression": f"{choice} == 'all' || {choice} == {node_type}"}],
-            "mutations": [
-                {
-                    "patchType": "ApplyConfiguration",
-                    "applyConfiguration": {
-                        "expression": "Object{metadata: Object.metadata{annotations: {'%s': 'true'}}}" % HELD
-                    },
-                }
-            ],
+    chosen = {"all": {}, **{kind: {"matchLabels": {"ray.io/node-type": kind}} for kind in ("head", "worker")}}
+    made = []
+    for which, selector in chosen.items():
+        made.append(("mutatingadmissionpolicies", _hold_policy(which, selector)))
+        binding = _admission("MutatingAdmissionPolicyBinding", which, {"policyName": f"hold-new-pods-{which}"})
+        made.append(("mutatingadmissionpolicybindings", binding))
+    return made
+
+
+def _hold_policy(which: str, selector: Json) -> Json:
+    mark = "Object{metadata: Object.metadata{annotations: {'" + HELD + "': 'true'}}}"
+    pods = {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"]}
+    spec = {
+        "failurePolicy": "Fail",
+        "reinvocationPolicy": "Never",
+        "matchConstraints": {
+            "namespaceSelector": {"matchLabels": {HOLD_NEW: which}},
+            "objectSelector": selector,
+            "resourceRules": [pods],
         },
+        "mutations": [{"patchType": "ApplyConfiguration", "applyConfiguration": {"expression": mark}}],
     }
-    binding = {
-        "apiVersion": group,
-        "kind": "MutatingAdmissionPolicyBinding",
-        "metadata": {"name": "hold-new-pods"},
-        "spec": {"policyName": "hold-new-pods"},
-    }
-    return [("mutatingadmissionpolicies", policy), ("mutatingadmissionpolicybindings", binding)]
+    return _admission("MutatingAdmissionPolicy", which, spec)
+
+
+def _admission(kind: str, which: str, spec: Json) -> Json:
+    group = "admissionregistration.k8s.io/v1"
+    return {"apiVersion": group, "kind": kind, "metadata": {"name": f"hold-new-pods-{which}"}, "spec": spec}

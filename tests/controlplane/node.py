@@ -118,7 +118,7 @@ class NodeControl:
         self._call("/tokens", {"token": token, "user": user, "groups": list(groups)})
 
     def revoke_token(self, token: str) -> None:
-        """The next request with this token is answered with 401."""
+        """Requests with this token get 401, at the latest when the API server's cache forgets it (10 s)."""
         self._call("/tokens", {"token": token, "revoke": True})
 
     def reset(self) -> None:

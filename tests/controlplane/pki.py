@@ -31,13 +31,13 @@ class Pki:
 
     def server(self, name: str) -> Pair:
         """A certificate valid for loopback."""
-        return self._write(name, self._ca.issue_cert(*SERVER_NAMES, common_name=name))
+        return self._write(f"server-{name}", self._ca.issue_cert(*SERVER_NAMES, common_name=name))
 
     def client(self, user: str, group: str | None = None) -> Pair:
         """A client certificate: the user is its common name, the group its organization."""
         # Without a name in it, the alternative-names extension would be critical and empty, which Go refuses.
         leaf = self._ca.issue_cert("client.test", common_name=user, organization_name=group)
-        return self._write(user.replace(":", "_").replace("/", "_"), leaf)
+        return self._write(f"client-{user.replace(':', '_').replace('/', '_')}", leaf)
 
     def _write(self, name: str, leaf: trustme.LeafCert) -> Pair:
         pair = Pair(self._folder / f"{name}.crt", self._folder / f"{name}.key")

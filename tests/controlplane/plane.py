@@ -142,7 +142,7 @@ class ControlPlane:
         return self._write_kubeconfig(user, who, namespace or "default")
 
     def token(self, user: str, groups: Sequence[str] = ()) -> str:
-        """A new bearer token for a user; `node.revoke_token` ends it at once."""
+        """A new bearer token for a user; `node.revoke_token` ends it within 10 s (the API server's cache)."""
         made = secrets.token_urlsafe(24)
         self.node.add_token(made, user, groups)
         return made
@@ -311,7 +311,7 @@ class ControlPlane:
         ]
 
     def _fill(self, endpoints: dict[str, int]) -> None:
-        for resource, made in configs.hold_policy():
+        for resource, made in configs.hold_policies():
             self.api.create(f"/apis/admissionregistration.k8s.io/v1/{resource}", made)
         for name, port in endpoints.items():
             meta, status = configs.node(name, port)

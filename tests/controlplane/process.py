@@ -21,7 +21,9 @@ from tests.controlplane.build import binary
 
 STOP_GRACE = 5.0  # seconds between SIGTERM and SIGKILL
 POLL = 0.02  # seconds between looks at something that has no event
-PORTS = range(20000, 32000)  # below the kernel's ephemeral range, so no outgoing connection can hold one
+PORTS = range(24000, 32000)  # below the kernel's ephemeral range, so no outgoing connection can hold one
+SPAN = 200  # ports in a block
+BLOCKS = range(11000, 19000, SPAN)
 
 _launcher = ThreadPoolExecutor(max_workers=1, thread_name_prefix="launcher")
 
@@ -40,12 +42,16 @@ def wait_until(what: str, ready: Callable[[], bool], deadline: float) -> None:
 
 
 class Port:
-    """A TCP port of 127.0.0.1, held against every other test plane of this user until released."""
+    """A TCP port of 127.0.0.1, held against every other test plane of this user until released.
 
-    def __init__(self) -> None:
+    As a `block` it is the first of SPAN ports.
+    """
+
+    def __init__(self, *, block: bool = False) -> None:
         folder = Path(tempfile.gettempdir()) / f"krayne-ports-{os.getuid()}"
         folder.mkdir(exist_ok=True)
-        for number in random.sample(PORTS, len(PORTS)):
+        choices = BLOCKS if block else PORTS
+        for number in random.sample(choices, len(choices)):
             lock = (folder / str(number)).open("w")
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
