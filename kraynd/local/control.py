@@ -12,7 +12,8 @@ import stat
 import struct
 import sys
 
-from anyio.abc import SocketAttribute, SocketStream
+import anyio
+from anyio.abc import ByteStream
 
 from krayne import paths
 from krayne.errors import StateError
@@ -30,12 +31,6 @@ def peer_uid(connection: socket.socket) -> int:
         return int(_MACOS_XUCRED.unpack_from(found)[1])
     found = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     return int(struct.unpack("3i", found)[1])
-
-
-def raw_socket(stream: SocketStream) -> socket.socket:
-    """The socket under a stream, to ask the kernel about."""
-    found: socket.socket = stream.extra(SocketAttribute.raw_socket)  # noqa: S610 - anyio's, not Django's
-    return found
 
 
 def is_hung_up(connection: socket.socket) -> bool:
@@ -73,6 +68,59 @@ def bind_control_socket(path: str) -> socket.socket:
         raise StateError(f"the control socket {path} cannot be made: {error.strerror}") from error
     listener.setblocking(False)
     return listener
+
+
+class ControlStream(ByteStream):
+    """One accepted connection. Tries first, waits only when the kernel has nothing; one reader and one writer."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        connection.setblocking(False)
+        self.socket = connection
+
+    async def receive(self, max_bytes: int = 65_536) -> bytes:
+        """Some bytes. Raises EndOfStream, BrokenResourceError."""
+        await anyio.lowlevel.checkpoint()
+        while True:
+            try:
+                data = self.socket.recv(max_bytes)
+            except BlockingIOError:
+                await anyio.wait_readable(self.socket)
+            except OSError as error:
+                raise anyio.BrokenResourceError from error
+            else:
+                if not data:
+                    raise anyio.EndOfStream
+                return data
+
+    async def send(self, item: bytes) -> None:
+        """All of `item`. Raises BrokenResourceError; cancelled in the middle, part of it is sent."""
+        await anyio.lowlevel.checkpoint()
+        left = memoryview(item)
+        while left:
+            try:
+                left = left[self.socket.send(left) :]
+            except BlockingIOError:
+                await anyio.wait_writable(self.socket)
+            except OSError as error:
+                raise anyio.BrokenResourceError from error
+
+    async def send_eof(self) -> None:
+        """Nothing more will be sent."""
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_WR)
+
+    async def aclose(self) -> None:
+        """Let go of the connection."""
+        self.socket.close()
+
+
+async def accept(listener: socket.socket) -> ControlStream:
+    """The next client. Raises OSError, also for a shortage of descriptors."""
+    while True:
+        try:
+            return ControlStream(listener.accept()[0])
+        except BlockingIOError:
+            await anyio.wait_readable(listener)
 
 
 def identity(path: str) -> tuple[int, int] | None:

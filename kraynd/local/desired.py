@@ -7,12 +7,12 @@ last good spec; a vanished one is reported as missing and never as a deletion. W
 import errno
 import os
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import anyio
 import msgspec
 import yaml
 from anyio import to_thread
-from krayne.config import ClusterConfig, dump_cluster_yaml, parse_cluster_yaml
 
 from kraynd.core.model import ClusterKey
 from kraynd.core.plan import Declared, FileProblem, Snapshot
@@ -25,6 +25,7 @@ from kraynd.local.home import (
     remove_quietly,
     sync_folder,
 )
+from krayne.config import ClusterConfig, dump_cluster_yaml, parse_cluster_yaml
 from krayne.errors import (
     ClusterAlreadyExistsError,
     ClusterNotFoundError,
@@ -179,7 +180,9 @@ class Desired:
         for source, stamp in stamps.items():
             known = self._files.get(source)
             if known is None or known.stamp != stamp:
-                self._files[source] = self._read_one(source, stamp, known)
+                self._files[source] = fresh = self._read_one(source, stamp, known)
+                if known is not None and known.key is not None and known.key != fresh.key:
+                    self._missing.setdefault(known.key, self._clock())
         for source in [name for name in self._files if name not in stamps]:
             gone = self._files.pop(source)
             if gone.key is not None:
@@ -246,9 +249,9 @@ def _edited(text: str, changes: Mapping[tuple[str | int, ...], str | int], decla
 
 
 def _changed(config: ClusterConfig, changes: Mapping[tuple[str | int, ...], str | int]) -> ClusterConfig:
-    data = config.model_dump()
+    data: Any = config.model_dump()
     for path, value in changes.items():
-        node = data
+        node: Any = data
         for step in path[:-1]:
             node = node[step]
         node[path[-1]] = value

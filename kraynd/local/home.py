@@ -87,6 +87,7 @@ class Home:
     def __init__(self, path: str, home_id: str) -> None:
         self.path = path
         self.id = home_id
+        self.pid = os.getpid()
         self.clusters = paths.clusters_dir()
         self._lock_fd: int | None = None
 
@@ -174,15 +175,17 @@ def read_own_file(path: str, limit: int) -> tuple[bytes, os.stat_result]:
         if error.errno == errno.ELOOP:
             raise UnsafeFileError("is a link, and links are not followed") from error
         raise
-    with os.fdopen(fd, "rb") as file:
-        found = os.fstat(file.fileno())
+    try:
+        found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode):
             raise UnsafeFileError("is not a regular file")
         if found.st_uid != os.getuid():
             raise UnsafeFileError(f"belongs to uid {found.st_uid}, not to you")
         if found.st_mode & OTHERS_MAY_WRITE:
             raise UnsafeFileError("can be written by other users (chmod go-w mends it)")
-        data = file.read(limit + 1)
-        if len(data) > limit:
+        if found.st_size > limit:
             raise UnsafeFileError(f"is larger than {limit // 1024} KiB")
-        return data, found
+        with open(fd, "rb", closefd=False) as file:
+            return file.read(limit), found
+    finally:
+        os.close(fd)

@@ -102,9 +102,17 @@ class MemoryStore:
         return None
 
     def learn_world(self, fingerprint: str, world: str) -> None:
-        """Which world an API endpoint led to, so that ports are known before the next first contact."""
-        if self.state.endpoints.get(fingerprint) != world:
-            self._replace(endpoints={**self.state.endpoints, fingerprint: world})
+        """Which world an endpoint led to. What was remembered under the endpoint before its first contact moves along."""
+        if self.state.endpoints.get(fingerprint) == world:
+            return
+        clusters, ports = dict(self.state.clusters), dict(self.state.ports)
+        early = clusters.pop(fingerprint, {})
+        if early:
+            clusters[world] = {**early, **clusters.get(world, {})}
+        for name in [one for one in ports if one.startswith(f"{fingerprint}/")]:
+            port = ports.pop(name)
+            ports.setdefault(world + name.removeprefix(fingerprint), port)
+        self._replace(endpoints={**self.state.endpoints, fingerprint: world}, clusters=clusters, ports=ports)
 
     def learn_transport(self, server: str, transport: str) -> None:
         """Which port-forward transport works at a server."""

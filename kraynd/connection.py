@@ -1,0 +1,132 @@
+"""The current world: built from the user's settings, run, and replaced when the settings lead elsewhere.
+
+Owns the one Kubernetes connection and its tunnels. A wrong setting is a state with a reason, never an end; the tunnels
+of a world that is left are closed, since nothing of another world may answer on a forward's port.
+"""
+
+import os
+import time
+from collections.abc import Callable
+
+import anyio
+import msgspec
+
+from kraynd.core.model import ClusterKey
+from kraynd.kube.tunnel import TunnelPool
+from kraynd.kube.world import World, WorldState
+from kraynd.local.memory import MemoryStore
+from krayne import paths
+from krayne.config import KrayneSettings, load_krayne_settings
+from krayne.errors import KrayneError
+
+LOOK_AGAIN = 2.0  # seconds between two looks at the settings and the kubeconfig
+UNSETTLED = WorldState("connecting", "not contacted yet", 0.0, "")
+
+
+class Link(msgspec.Struct, frozen=True):
+    """A world and the tunnels into its pods."""
+
+    world: World
+    pool: TunnelPool
+
+
+class Connection:
+    """Holds at most one link. `on_link` is called with each new link, and with None when it is gone."""
+
+    def __init__(
+        self,
+        memory: MemoryStore,
+        *,
+        on_change: Callable[[ClusterKey | None], None],
+        on_link: Callable[[Link | None], None],
+    ) -> None:
+        self._memory = memory
+        self._on_change = on_change
+        self._on_link = on_link
+        self._poked = anyio.Event()
+        self._reload = False
+        self._trouble = UNSETTLED
+        self.link: Link | None = None
+
+    @property
+    def state(self) -> WorldState:
+        """How the world stands; the reason why there is none."""
+        return self._trouble if self.link is None else self.link.world.state
+
+    @property
+    def world_id(self) -> str:
+        """The name memory knows the world by: its id, or until the first contact its endpoint's fingerprint."""
+        if self.link is None:
+            return ""
+        return self.link.world.id or self.link.world.fingerprint
+
+    async def run(self) -> None:
+        """Keep a world until cancelled."""
+        while True:
+            stamp = _stamp(paths.settings_file())
+            self._reload = False
+            try:
+                await self._serve(load_krayne_settings(), stamp)
+            except KrayneError as error:
+                self._say(WorldState("misconfigured", error.message, time.time(), error.hint))
+                await self._until(lambda stamp=stamp: _stamp(paths.settings_file()) != stamp)  # type: ignore[misc]
+
+    def reload(self) -> None:
+        """Look at the settings and the kubeconfig now, and build the world anew."""
+        self._reload = True
+        self._poked.set()
+
+    def wake(self) -> None:
+        """The machine slept: nothing that was open can be trusted."""
+        if self.link is not None:
+            self.link.world.wake()
+            self.link.pool.probe()
+
+    async def _serve(self, settings: KrayneSettings, stamp: object) -> None:
+        world = World(
+            settings,
+            on_change=self._changed,
+            known_worlds=self._memory.state.endpoints,
+        )
+        server = world.server
+        pool = TunnelPool(
+            world.transport,
+            remembered=self._memory.state.transports.get(server),
+            on_transport=lambda name: self._memory.learn_transport(server, name),
+        )
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(pool.run)
+            self.link = Link(world, pool)
+            try:
+                self._on_link(self.link)
+                tasks.start_soon(world.run)
+                await self._until(lambda: _stamp(paths.settings_file()) != stamp or world.stale())
+                self._trouble = UNSETTLED
+            finally:
+                self.link = None
+                self._on_link(None)
+            tasks.cancel_scope.cancel()
+
+    async def _until(self, reached: Callable[[], bool]) -> None:
+        while not self._reload and not reached():
+            with anyio.move_on_after(LOOK_AGAIN):
+                await self._poked.wait()
+            self._poked = anyio.Event()
+
+    def _changed(self, key: ClusterKey | None) -> None:
+        link = self.link
+        if key is None and link is not None and link.world.id is not None:
+            self._memory.learn_world(link.world.fingerprint, link.world.id)
+        self._on_change(key)
+
+    def _say(self, state: WorldState) -> None:
+        self._trouble = state
+        self._on_change(None)
+
+
+def _stamp(path: str) -> tuple[int, int, int] | None:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns

@@ -1,0 +1,242 @@
+"""The daemon: builds each part once, owns the root task group, and stops in order.
+
+Nothing is decided here: parts are wired to each other by synchronous callbacks, and every task lives in this group.
+Stopping: no new clients, streams end, the state is written, the lock is released.
+"""
+
+import logging
+import os
+import platform
+import pwd
+import signal
+import socket
+import sys
+import time
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+
+import anyio
+import msgspec
+
+from kraynd.changes import Changes
+from kraynd.connection import Connection, Link
+from kraynd.core.bootstrap import BootstrapSettings
+from kraynd.core.manifest import Owner
+from kraynd.core.model import ClusterKey, ForwardKey
+from kraynd.core.pods import head_target
+from kraynd.forwards import Forwards, ForwardSpec
+from kraynd.local import system
+from kraynd.local.desired import Desired
+from kraynd.local.home import Home, atomic_write, remove_quietly
+from kraynd.local.memory import MemoryStore
+from kraynd.methods import Methods
+from kraynd.operations import Operations, Parts
+from kraynd.reconciler import Reconciler, ReconcileSettings
+from kraynd.reports import Reports
+from kraynd.server import Server
+from krayne import paths
+from krayne.messages import API_OLDEST, API_VERSION, ClientVersions
+
+log = logging.getLogger("kraynd")
+
+PORTS = (15000, 24999)  # below Linux's and macOS's ephemeral ranges and Kubernetes' node ports
+STOP_SECONDS = 5.0  # what an orderly stop may take before it is cut short
+SAVE_EVERY = 0.2  # seconds a newly given port may wait to be written with others
+
+
+class Daemon:
+    """One user's daemon. The home's lock is held by the caller."""
+
+    def __init__(self, home: Home) -> None:
+        self.home = home
+        self.memory = MemoryStore.load()
+        self.desired = Desired(home)
+        self.changes = Changes(start=time.time_ns() // 1_000_000)
+        self.connection = Connection(self.memory, on_change=self._world_changed, on_link=self._linked)
+        owner = Owner(home_id=home.id, host=socket.gethostname(), user=pwd.getpwuid(os.getuid()).pw_name)
+        self.reconciler = Reconciler(
+            memory=self.memory,
+            build=lambda declared, memory, live: self.operations.build(declared, memory, live),
+            settings=ReconcileSettings(owner=owner),
+            on_change=self._status_changed,
+        )
+        self.forwards = Forwards(socket_dir=paths.run_dir(), on_change=self._forward_changed)
+        self.reports = Reports(self.changes.publish)
+        self._stop = anyio.Event()
+        self._stale = anyio.Event()
+        self._uids: dict[ClusterKey, str] = {}
+        self.operations = Operations(self._parts(owner), started=time.monotonic())
+
+    def _parts(self, owner: Owner) -> Parts:
+        return Parts(
+            home=self.home,
+            memory=self.memory,
+            desired=self.desired,
+            reconciler=self.reconciler,
+            connection=self.connection,
+            forwards=self.forwards,
+            changes=self.changes,
+            reports=self.reports.latest,
+            owner=owner,
+            bootstrap=BootstrapSettings(),
+            beside=_installed_here(),
+            ports=PORTS,
+            refresh=self._refresh,
+            stop=self._stop.set,
+        )
+
+    async def run(self, inherited: socket.socket | None = None) -> None:
+        """Serve until told to stop. Raises StateError, SocketLostError."""
+        server = Server(Methods(self.operations).table(), path=paths.socket_path(), inherited=inherited)
+        try:
+            async with anyio.create_task_group() as root:
+                await root.start(self.forwards.run)
+                await self.desired.refresh()
+                self.reconciler.declare(self.desired.snapshot)
+                await root.start(server.run)
+                self._announce()
+                root.start_soon(self._listen_to_signals)
+                root.start_soon(self.desired.run, self._files_changed)
+                root.start_soon(self.reconciler.run)
+                root.start_soon(self.connection.run)
+                root.start_soon(self.reports.run)
+                root.start_soon(self._keep_forwards)
+                root.start_soon(system.watch_sleep, self._woke)
+                await self._stop.wait()
+                system.notify("STOPPING=1")
+                root.cancel_scope.cancel()
+        finally:
+            with anyio.CancelScope(shield=True), anyio.move_on_after(STOP_SECONDS):
+                await self.memory.save()
+            remove_quietly(paths.daemon_file())
+            log.info("stopped")
+
+    # What the parts say to each other. Synchronous, and quick.
+
+    def _files_changed(self) -> None:
+        self.reconciler.declare(self.desired.snapshot)
+        self._refresh()
+
+    def _world_changed(self, key: ClusterKey | None) -> None:
+        if key is not None:
+            self._aim(key)
+            self.reconciler.wake(key)
+            return
+        for one in list(self.reconciler.statuses):
+            self._aim(one)
+        self.reconciler.wake()
+        self._refresh()
+
+    def _linked(self, link: Link | None) -> None:
+        self.reconciler.attach(None if link is None else link.world, self.connection.state.reason)
+        self._uids.clear()
+        self._world_changed(None)
+
+    def _status_changed(self, key: ClusterKey) -> None:
+        self._aim(key)
+        self._refresh()
+        self.changes.publish(key)
+
+    def _forward_changed(self, key: ForwardKey) -> None:
+        self.changes.publish(key.cluster_key)
+
+    def _woke(self, asleep: float) -> None:
+        log.info("the machine slept for %.0f s: checking every connection", asleep)
+        self.connection.wake()
+        self.forwards.wake()
+        self.desired.poke()
+        self.reconciler.wake()
+
+    def _aim(self, key: ClusterKey) -> None:
+        """Point a cluster's forwards at its head pod of the moment."""
+        link = self.connection.link
+        if link is None:
+            self.forwards.aim(key, None, None, f"no connection to Kubernetes: {self.connection.state.reason}")
+            self.reports.aim(key, None, None)
+            return
+        target = head_target(link.world.pods_of(key), key)
+        before = self._uids.get(key)
+        if before is not None and (target is None or target.uid != before):
+            link.pool.drop(before)
+            del self._uids[key]
+        if target is not None:
+            self._uids[key] = target.uid
+        state = self.reconciler.statuses.get(key)
+        why = state.status.reason if state is not None else "the head pod is not there yet"
+        running = target if target is not None and target.running else None
+        self.forwards.aim(key, link.pool, running, why or "the head pod is not running yet")
+        self.reports.aim(key, link.pool, target if target is not None and target.ready else None)
+
+    def _refresh(self) -> None:
+        self._stale.set()
+
+    async def _keep_forwards(self) -> None:
+        """The forwards that should be on follow what is declared, ours, and opened."""
+        while True:
+            await self._stale.wait()
+            self._stale = anyio.Event()
+            if self.connection.world_id:
+                keys = {*self.reconciler.statuses, *self.desired.snapshot.clusters}
+                self.forwards.want([spec for key in keys for spec in self._specs(key)])
+                for key in keys:
+                    self._aim(key)
+                self.changes_in_ports()
+                await self._save()
+            await anyio.sleep(SAVE_EVERY)
+
+    def changes_in_ports(self) -> None:
+        """Tell watchers once more of clusters whose ports were only now given."""
+        if self.memory.dirty:
+            for key in self.reconciler.statuses:
+                self.changes.publish(key)
+
+    async def _save(self) -> None:
+        try:
+            await self.memory.save()
+        except OSError as error:
+            log.error("the state file cannot be written: %s", error)
+
+    def _specs(self, key: ClusterKey) -> list[ForwardSpec]:
+        return [
+            ForwardSpec(
+                offer.key, offer.service.remote_port, self.operations.local_port(offer.key), offer.service.scheme
+            )
+            for offer in self.operations.offers(key)
+            if offer.on
+        ]
+
+    async def _listen_to_signals(self) -> None:
+        """The first SIGTERM or SIGINT stops in order, a second one at once; SIGHUP reads everything again."""
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+            async for number in signals:
+                if number == signal.SIGHUP:
+                    await self.operations.reload()
+                    continue
+                log.info("%s: stopping", signal.Signals(number).name)
+                signal.signal(signal.SIGTERM, signal.SIG_DFL)
+                signal.signal(signal.SIGINT, signal.SIG_DFL)
+                self._stop.set()
+
+    def _announce(self) -> None:
+        """Tell the service manager and write daemon.json: who serves this home."""
+        about: Mapping[str, object] = {
+            "pid": self.home.pid,
+            "started": time.time(),
+            "socket": paths.socket_path(),
+            "version": version("kraynd"),
+            "api": [API_OLDEST, API_VERSION],
+            "executable": sys.executable,
+            "host": platform.node(),
+        }
+        atomic_write(paths.daemon_file(), msgspec.json.encode(about) + b"\n")
+        system.notify("READY=1")
+        log.info("serving %s on %s", self.home.path, paths.socket_path())
+
+
+def _installed_here() -> ClientVersions:
+    """The Ray and the Python beside the daemon, found without importing Ray."""
+    try:
+        ray = version("ray")
+    except PackageNotFoundError:
+        ray = None
+    return ClientVersions(ray=ray, python=platform.python_version(), client="")

@@ -1,0 +1,124 @@
+"""States of the daemon's parts -> what a user reads. Pure: one function per view, no decisions of its own.
+
+The truth rule: a service is `ready` only when its forward listens, the head is there, and the service in the pod does
+not say otherwise.
+"""
+
+from collections.abc import Iterable, Mapping
+
+from kraynd.core.bootstrap import ServiceReport
+from kraynd.core.model import service_url
+from kraynd.forwards import ForwardState
+from kraynd.offers import Offer
+from kraynd.reconciler import ClusterState
+from krayne import messages
+from krayne.messages import ClusterDetails, ClusterView, ForwardView, GroupView, HeadView, ServiceView, Workers
+
+
+def service_view(
+    offer: Offer, local_port: int, forward: ForwardState | None, report: ServiceReport | None
+) -> ServiceView:
+    """One service's row. `local_port` 0: none yet."""
+    service = offer.service
+    url = service_url(service, offer.key.cluster, local_port) if local_port and offer.on else ""
+    state, reason = _service_state(offer, forward, report)
+    return ServiceView(service.name, service.remote_port, local_port, url, state, reason)
+
+
+def _service_state(offer: Offer, forward: ForwardState | None, report: ServiceReport | None) -> tuple[str, str]:
+    if not offer.on:
+        return messages.OFF, "closed by tun-close"
+    if forward is None:
+        return messages.HOLDING, "the port is not open yet"
+    if forward.state == messages.PORT_TAKEN:
+        return messages.PORT_TAKEN, forward.reason
+    if forward.state == "holding":
+        return messages.HOLDING, forward.reason
+    if report is not None and report.state != "running":
+        return (messages.FAILED if report.state == "failed" else messages.INSTALLING), report.reason
+    if forward.state == "refused":
+        return messages.REFUSED, forward.reason or forward.last_error
+    return messages.READY, ""
+
+
+def forward_view(state: ForwardState, url: str) -> ForwardView:
+    """One forward with its counters."""
+    return ForwardView(
+        namespace=state.key.namespace,
+        cluster=state.key.cluster,
+        service=state.key.service,
+        remote_port=state.remote_port,
+        local_port=state.local_port,
+        url=url,
+        state=state.state,
+        reason=state.reason,
+        connections=state.connections,
+        held=state.held,
+        total=state.total,
+        refused=state.refused,
+        bytes_in=state.bytes_in,
+        bytes_out=state.bytes_out,
+        reconnects=state.reconnects,
+        last_error=state.last_error,
+        since=state.since,
+    )
+
+
+def cluster_view(state: ClusterState, services: Iterable[ServiceView], *, created: float | None) -> ClusterView:
+    """One cluster's row."""
+    status = state.status
+    return ClusterView(
+        name=state.key.name,
+        namespace=state.key.namespace,
+        phase=status.phase,
+        reason=state.problem or status.reason,
+        declared=state.declared,
+        workers=Workers(
+            ready=status.workers.ready,
+            desired=status.workers.desired,
+            min=status.workers.min,
+            max=status.workers.max,
+        ),
+        services=tuple(services),
+        since=status.since,
+        source=state.source,
+        owner=state.owner if state.ownership in ("foreign", "unowned") else "",
+        restart_needed=status.restart_needed,
+        notes=state.notes,
+        image=state.image.image if state.image else "",
+        ray_version=state.image.ray_version if state.image else "",
+        created=created,
+    )
+
+
+def cluster_details(
+    state: ClusterState,
+    view: ClusterView,
+    forwards: Iterable[ForwardView],
+    reports: Mapping[str, ServiceReport],
+) -> ClusterDetails:
+    """A cluster with everything known of it."""
+    fields = {name: getattr(view, name) for name in view.__struct_fields__}
+    head = state.status.head
+    return ClusterDetails(
+        **fields,
+        groups=tuple(
+            GroupView(
+                name=group.name,
+                ready=group.ready,
+                desired=group.desired,
+                min=group.min,
+                max=group.max,
+                reason=group.reason,
+            )
+            for group in state.status.groups
+        ),
+        head=None if head is None else HeadView(pod=head.pod, phase=head.phase, node=head.node, ready=head.ready),
+        events=state.events,
+        forwards=tuple(forwards),
+        reports=tuple(
+            messages.ServiceReportView(name, report.state, report.reason, report.since)
+            for name, report in reports.items()
+        ),
+        problem=state.problem,
+    )
