@@ -65,7 +65,7 @@ async def test_an_unchanged_folder_gives_the_same_snapshot(folder: Folder) -> No
 
 async def test_a_file_cut_anywhere_keeps_the_last_good_spec(folder: Folder) -> None:
     path = folder.put("demo.yaml", GOOD)
-    whole = (await folder.desired.refresh()).clusters[DEMO].config
+    last_good = (await folder.desired.refresh()).clusters[DEMO].config
     for cut in range(len(GOOD)):
         path.write_text(GOOD[:cut])
         found = await folder.desired.refresh()
@@ -73,10 +73,12 @@ async def test_a_file_cut_anywhere_keeps_the_last_good_spec(folder: Folder) -> N
             # Cut within the name: the file declares another cluster now, and demo's is missing, not deleted.
             assert DEMO in found.missing
             folder.put("demo.yaml", GOOD)
-            await folder.desired.refresh()
+            last_good = (await folder.desired.refresh()).clusters[DEMO].config
         elif found.problems:
-            assert found.clusters[DEMO].config == whole
+            assert found.clusters[DEMO].config == last_good
             assert found.clusters[DEMO].problem
+        else:
+            last_good = found.clusters[DEMO].config
     folder.put("demo.yaml", GOOD)
     assert (await folder.desired.refresh()).problems == ()
 
