@@ -30,12 +30,14 @@ class Subscription:
 
     def add(self, key: ClusterKey, revision: int) -> None:
         """Note a change; never blocks."""
+        self.revision = revision
+        if self.overflowed:
+            return
         self._pending.pop(key, None)  # last change last: order of revisions is order of delivery
         self._pending[key] = revision
         if len(self._pending) > self._limit:
             self._pending.clear()
             self.overflowed = True
-        self.revision = revision
         self._news.set()
 
     async def changes(self) -> list[tuple[ClusterKey, int]]:

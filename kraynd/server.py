@@ -11,10 +11,10 @@ import socket
 from collections.abc import Mapping
 
 import anyio
-from anyio.abc import SocketListener, SocketStream, TaskGroup, TaskStatus
+from anyio.abc import TaskGroup, TaskStatus
 
 from kraynd.calls import Method
-from kraynd.local.control import bind_control_socket, identity, peer_uid, raw_socket, remove_if_ours
+from kraynd.local.control import ControlStream, accept, bind_control_socket, identity, peer_uid, remove_if_ours
 from kraynd.replies import Replies
 from kraynd.session import Session
 from krayne import rpc
@@ -63,15 +63,15 @@ class Server:
         ours = identity(self._path)
         try:
             raw.setblocking(False)
-            listener = await SocketListener.from_socket(raw)
-            async with listener, anyio.create_task_group() as tasks:
+            async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._check_path, ours)
                 task_status.started()
                 try:
-                    await self._accept(listener, tasks)
+                    await self._accept(raw, tasks)
                 finally:
                     await self._finish_mutations()
         finally:
+            raw.close()
             if self._inherited is None:
                 remove_if_ours(self._path, ours)
 
@@ -80,10 +80,10 @@ class Server:
         self._buffered += change
         return change <= 0 or self._buffered <= rpc.BUFFERED_LIMIT
 
-    async def _accept(self, listener: SocketListener, tasks: TaskGroup) -> None:
+    async def _accept(self, listener: socket.socket, tasks: TaskGroup) -> None:
         while True:
             try:
-                stream = await listener.accept()
+                stream = await accept(listener)
             except OSError as error:
                 if error.errno not in _ACCEPT_FAULTS:
                     raise
@@ -92,7 +92,7 @@ class Server:
                 continue
             tasks.start_soon(self._serve, stream)
 
-    async def _serve(self, stream: SocketStream) -> None:
+    async def _serve(self, stream: ControlStream) -> None:
         if not self._is_ours(stream):
             self.refused += 1
             await stream.aclose()
@@ -107,9 +107,9 @@ class Server:
         finally:
             self._sessions -= 1
 
-    def _is_ours(self, stream: SocketStream) -> bool:
+    def _is_ours(self, stream: ControlStream) -> bool:
         try:
-            uid = peer_uid(raw_socket(stream))
+            uid = peer_uid(stream.socket)
         except OSError:  # unknown is refused
             return False
         if uid != os.getuid():
@@ -146,7 +146,7 @@ class Server:
             scope.cancel()
 
 
-async def _turn_away(stream: SocketStream) -> None:
+async def _turn_away(stream: ControlStream) -> None:
     """Say that there are too many connections, and close."""
     error = KrayneError(
         f"more than {rpc.SESSIONS} clients are connected",

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import anyio
-from anyio.abc import SocketStream, TaskGroup
+from anyio.abc import TaskGroup
 
 from kraynd.calls import Call, Follower, Method, Upgrade
-from kraynd.local.control import is_hung_up, raw_socket
+from kraynd.local.control import ControlStream, is_hung_up
 from kraynd.replies import Replies
 from krayne import rpc
 from krayne.errors import KrayneError
@@ -53,7 +53,7 @@ class _Running:
 class Session:
     """One connection of the control socket."""
 
-    def __init__(self, stream: SocketStream, host: Host) -> None:
+    def __init__(self, stream: ControlStream, host: Host) -> None:
         self._stream = stream
         self._host = host
         self._lines = rpc.LineBuffer()
@@ -169,7 +169,7 @@ class Session:
             return
         for number in list(self._followers):
             self.unfollow(number)
-        if is_hung_up(raw_socket(self._stream)):
+        if is_hung_up(self._stream.socket):
             self._end()
 
     async def _take(self, line: bytes) -> None:
