@@ -86,7 +86,8 @@ def head_lifecycle(config: ClusterConfig, settings: BootstrapSettings) -> Json:
 
 def startup_command(told: Json) -> list[str]:
     """The hook's command line, carrying the program and its settings."""
-    return ["/bin/sh", "-c", HOOK, "krayne", PROGRAM, msgspec.json.encode(told, order="deterministic").decode()]
+    settings = msgspec.json.encode(told, order="deterministic").decode()
+    return ["/bin/sh", "-c", HOOK, "krayne", PROGRAM, settings, told["folder"]]
 
 
 def without_bootstrap(pod_spec: Json) -> Json:

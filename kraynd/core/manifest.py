@@ -174,8 +174,8 @@ def _worker_group(group: WorkerGroupConfig, image: ImageChoice, restart_policy: 
 
 def _template(container: Json, fragment: PodFragment, restart_policy: str | None) -> Json:
     """The pod template around the Ray container, which KubeRay wants first. What is ours wins over the fragment."""
-    spec: Json = fragment.pod_fields()
-    spec["containers"] = [{**fragment.container_fields(), **container}]
+    ray = {"name": container["name"], **fragment.container_fields(), **container}
+    spec: Json = {**fragment.pod_fields(), "containers": [ray]}
     if restart_policy:
         spec["restartPolicy"] = restart_policy
     metadata: Json = {"annotations": dict(fragment.annotations)}

@@ -1,7 +1,7 @@
-# postStart of the head: start the services, detached, and succeed. Arguments: their program, its settings (JSON).
+# postStart of the head: start the services, detached, and succeed. Arguments: program, settings (JSON), folder.
 # A hook that fails kills the container and one that waits holds the pod back, so this does neither, whatever happens.
-log=/tmp/krayne/bootstrap.log
-(umask 077; mkdir -p /tmp/krayne; : >>"$log") 2>/dev/null || log=/dev/null
+log=$3/bootstrap.log
+(umask 077; mkdir -p "$3"; : >>"$log") 2>/dev/null || log=/dev/null
 # Ray's own Python comes first: the notebook needs its packages.
 beside_ray=$(command -v ray 2>/dev/null)
 for python in "${beside_ray%/*}/python" python3 python /home/ray/anaconda3/bin/python; do

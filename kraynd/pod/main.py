@@ -5,6 +5,7 @@ Started by hook.sh on the image's own Python (3.9 or newer, standard library alo
 
 from __future__ import annotations
 
+import ctypes
 import http.server
 import json
 import os
@@ -20,6 +21,7 @@ from kraynd.pod.ssh import Ssh
 from kraynd.pod.web import CodeServer, Notebook
 
 CHANGE_WAIT = 25.0  # seconds a reader of /services may wait for a change
+SET_CHILD_SUBREAPER = 36  # prctl(2)
 OOM_SCORE = "500"  # when memory runs out the services go before Ray does, where the kernel may choose
 
 KINDS: dict[str, type[Service]] = {"notebook": Notebook, "code-server": CodeServer, "ssh": Ssh}
@@ -94,6 +96,24 @@ def only_one(folder: str) -> socket.socket | None:
     return name
 
 
+def bury_orphans() -> None:
+    """Go on in a child; this process waits for it and for all that outlives its parent, such as a login's rest.
+
+    Otherwise they fall to the pod's first process, which is Ray's and need not bury anybody.
+    """
+    try:
+        adopted = ctypes.CDLL(None).prctl(SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+    except (OSError, AttributeError):
+        adopted = False
+    if not adopted or os.fork() == 0:
+        return
+    while True:
+        try:
+            os.wait()
+        except ChildProcessError:
+            os._exit(0)
+
+
 def main() -> None:
     """Keep every service of the settings in KRAYNE_SETTINGS, for ever."""
     told = json.loads(os.environ.pop("KRAYNE_SETTINGS"))
@@ -102,6 +122,7 @@ def main() -> None:
     if held is None:
         say("already running")
         return
+    bury_orphans()
     try:
         with open("/proc/self/oom_score_adj", "w", encoding="ascii") as score:
             score.write(OOM_SCORE)

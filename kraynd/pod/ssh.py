@@ -25,6 +25,11 @@ class Ssh(Service):
     host_key = "/etc/ssh/krayne_host_ed25519_key"
     config = "/etc/ssh/krayne_sshd_config"
     profile = "/etc/profile.d/krayne.sh"
+    run_folder = "/run/sshd"  # sshd refuses to start without it
+    policy = "/usr/sbin/policy-rc.d"  # what packages ask before they start anything
+    sources = "/etc/apt/krayne.list"
+    release = "/etc/os-release"
+    places = ":/usr/sbin:/usr/local/sbin:/sbin"  # where sshd may be although the user's PATH lacks it
 
     def prepare(self) -> list[str]:
         """sshd's command line, once all it needs is in place."""
@@ -36,7 +41,7 @@ class Ssh(Service):
         self._check_root()
         sshd = self._sshd()
         self.step("configuring sshd")
-        self.root("run folder", "mkdir -p /run/sshd /etc/ssh && chmod 755 /run/sshd")
+        self.root("run folder", f"mkdir -p {self.run_folder} {os.path.dirname(self.config)}")
         key = self.host_key
         make_key = f"rm -f {key}; ssh-keygen -q -t ed25519 -N '' -C krayne -f {key}"
         self.root("host key", f"test -s {key}.pub || {{ {make_key}; }}")
@@ -59,7 +64,7 @@ class Ssh(Service):
 
     def _sshd(self) -> str:
         """sshd's path (it insists on an absolute one), installed first when it is missing."""
-        path = os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin:/sbin"
+        path = os.environ.get("PATH", "") + self.places
         found = shutil.which("sshd", path=path)
         if found:
             return found
@@ -81,8 +86,7 @@ class Ssh(Service):
         self._apt("apt-get update", [*quiet, "update"])
         self.step("apt-get install openssh-server")
         # The package would start its own sshd, on every address; an absent policy file is how it is told not to.
-        policy = "/usr/sbin/policy-rc.d"
-        mine = "# krayne"
+        policy, mine = self.policy, "# krayne"
         script = f"test -e {policy} || {{ printf '#!/bin/sh\\n{mine}\\nexit 101\\n' >{policy} && chmod 755 {policy}; }}"
         self.root("policy-rc.d", script)
         try:
@@ -98,19 +102,20 @@ class Ssh(Service):
         """apt's options for a mirror instead of the image's own sources."""
         if not self.told["apt_mirror"]:
             return []
-        with open("/etc/os-release", encoding="utf-8") as release:
+        with open(self.release, encoding="utf-8") as release:
             found = re.search(r"^VERSION_CODENAME=\"?([a-z]+)", release.read(), re.MULTILINE)
         if not found:
             raise ServiceError("/etc/os-release names no VERSION_CODENAME for the apt mirror", final=True)
-        sources = "/etc/apt/krayne.list"
-        self.root("apt mirror", f"cat >{sources}", f"deb {self.told['apt_mirror']} {found[1]} main\n")
-        return ["-o", f"Dir::Etc::SourceList={sources}", "-o", "Dir::Etc::SourceParts=-"]
+        self.root("apt mirror", f"cat >{self.sources}", f"deb {self.told['apt_mirror']} {found[1]} main\n")
+        return ["-o", f"Dir::Etc::SourceList={self.sources}", "-o", "Dir::Etc::SourceParts=-"]
 
     def _configure(self, sshd: str) -> None:
         """With the container's environment in the sessions; without it where this sshd cannot read it."""
         path = re.sub(r"[^A-Za-z0-9/:._+-]", "", os.environ.get("PATH", ""))
         # /etc/profile sets PATH anew in login shells, and reads this after it.
-        self.root("profile", f"mkdir -p /etc/profile.d && cat >{self.profile}", f'export PATH="{path}"\n')
+        self.root(
+            "profile", f"mkdir -p {os.path.dirname(self.profile)} && cat >{self.profile}", f'export PATH="{path}"\n'
+        )
         plain = {"PATH": path, "RAY_ADDRESS": os.environ.get("RAY_ADDRESS", "")}
         try:
             self._write_config(sshd, session_env())
