@@ -146,8 +146,9 @@ def _removals(here: Place, applied: Any, live: Any) -> Iterator[Change]:
         return
     name = _identity(here.member)
     if isinstance(applied, list) and isinstance(live, list) and name is not None and _keyed(name, applied, live):
-        yield from _elements(here, name, ([], live, applied))
-        return
+        if {name(one) for one in live} - {name(one) for one in applied}:
+            yield from _elements(here, name, ([], live, applied))
+            return
     yield here.remove()
 
 

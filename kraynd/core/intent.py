@@ -77,9 +77,12 @@ class ClusterMemory(msgspec.Struct, frozen=True):
         return self.adopted and not self.uid
 
 
-def asked_to_delete(memory: ClusterMemory, *, force: bool = False) -> ClusterMemory:
-    """The user's `delete`. `force` drops the resourceVersion precondition, never the uid's."""
-    return msgspec.structs.replace(memory, delete_requested=True, delete_force=force)
+def asked_to_delete(memory: ClusterMemory, *, uid: str = "", force: bool = False) -> ClusterMemory:
+    """The user's `delete`. `uid`: the object the user saw, for a cluster whose uid is not remembered.
+
+    `force` drops the resourceVersion precondition, never the uid's.
+    """
+    return msgspec.structs.replace(memory, uid=memory.uid or uid, delete_requested=True, delete_force=force)
 
 
 def asked_to_adopt(memory: ClusterMemory) -> ClusterMemory:
@@ -87,9 +90,9 @@ def asked_to_adopt(memory: ClusterMemory) -> ClusterMemory:
     return msgspec.structs.replace(memory, adopted=True, uid="", delete_requested=False, delete_force=False)
 
 
-def asked_to_prune(memory: ClusterMemory) -> ClusterMemory:
-    """The user's `confirm`: the file is gone on purpose."""
-    return msgspec.structs.replace(memory, confirmed_prune=True)
+def asked_to_prune(memory: ClusterMemory, *, uid: str = "") -> ClusterMemory:
+    """The user's `confirm`: the file is gone on purpose. `uid` as in `asked_to_delete`."""
+    return msgspec.structs.replace(memory, uid=memory.uid or uid, confirmed_prune=True)
 
 
 def asked_to_create(memory: ClusterMemory) -> ClusterMemory:

@@ -12,11 +12,9 @@ from kraynd.core.diff import Change, Place, differences, merged
 from kraynd.core.groups import group_changes
 from kraynd.core.guards import (
     CONFIRM,
-    FOREIGN,
     OURS,
     PRUNE,
     REQUEST,
-    UNOWNED,
     Evidence,
     Ownership,
     ownership,
@@ -177,10 +175,10 @@ def unkept_fields(inputs: Inputs, memory: ClusterMemory, answer: Json) -> dict[s
 
 
 def _learned(inputs: Inputs, whose: Ownership) -> ClusterMemory:
-    """A create whose answer was lost is completed: its marks prove it is ours (A2)."""
+    """A create whose answer was lost is completed: its marks prove it is ours (A2). Enough to change, not to delete."""
     memory = inputs.memory
-    wanted = inputs.declared is not None or memory.delete_requested or memory.confirmed_prune
-    if whose.kind == OURS and inputs.live is not None and not memory.uid and wanted:
+    keep = inputs.declared is not None and not memory.delete_requested
+    if whose.kind == OURS and inputs.live is not None and not memory.uid and keep:
         applied = memory.last_applied or memory.applying
         return msgspec.structs.replace(memory, uid=uid_of(inputs.live), ours=True, last_applied=applied, applying={})
     return memory
@@ -213,15 +211,21 @@ def _requested(inputs: Inputs, whose: Ownership, memory: ClusterMemory, without:
         return Plan(ownership=whose, memory=memory, holds=("deleting: waiting for the list of clusters",))
     if live is None or is_terminating(live):
         return Plan(ownership=whose, memory=done, holds=_still_declared(inputs, live))
-    if whose.kind in {FOREIGN, UNOWNED} and "D5" not in without:
-        voided = msgspec.structs.replace(memory, delete_requested=False, delete_force=False)
-        refusal = Refusal("cluster-foreign", f"cluster {inputs.key} is not ours to delete: {whose.says}", "krayne ls")
-        return Plan(ownership=whose, memory=voided, holds=(whose.says,), refusal=refusal)
+    if (whose.kind != OURS or not memory.uid) and "D5" not in without:
+        return _not_to_delete(inputs, whose, memory)
     doubts = refusals(REQUEST, _evidence(inputs, memory, live), without)
     if doubts:
         return Plan(ownership=whose, memory=memory, holds=tuple(f"not deleted: {doubt}" for doubt in doubts))
     action = _delete(live, "krayne delete", force=memory.delete_force)
     return Plan(ownership=whose, memory=memory, after=done, action=action)
+
+
+def _not_to_delete(inputs: Inputs, whose: Ownership, memory: ClusterMemory) -> Plan:
+    """The request is spent: the object that bears the name now is not the one it meant."""
+    voided = msgspec.structs.replace(memory, delete_requested=False, delete_force=False)
+    says = whose.says or "it is another object than the one that was to be deleted"
+    refusal = Refusal("cluster-foreign", f"cluster {inputs.key} is not ours to delete: {says}", "krayne ls")
+    return Plan(ownership=whose, memory=voided, holds=(says,), refusal=refusal)
 
 
 def _still_declared(inputs: Inputs, live: Json | None) -> tuple[str, ...]:
@@ -239,7 +243,7 @@ def _absent(inputs: Inputs, whose: Ownership, memory: ClusterMemory) -> Plan:
     if not inputs.synced:
         return Plan(ownership=whose, memory=memory, holds=("waiting for the complete list of clusters",))
     if inputs.declared is None:
-        return Plan(ownership=whose, memory=None if inputs.healthy else memory)
+        return Plan(ownership=whose, memory=None if inputs.healthy and _existed(memory) else memory)
     if inputs.manifest is None:
         return Plan(ownership=whose, memory=memory, holds=("its manifest cannot be built",))
     born = CAME_BACK if memory.uid else memory.born
@@ -250,6 +254,11 @@ def _absent(inputs: Inputs, whose: Ownership, memory: ClusterMemory) -> Plan:
     after = msgspec.structs.replace(before, last_applied=inputs.manifest, applying={})
     reason = born or f"declared in {inputs.declared.source}"
     return Plan(ownership=whose, memory=before, after=after, action=Create(inputs.manifest, reason))
+
+
+def _existed(memory: ClusterMemory) -> bool:
+    """Whether the memory is of a cluster that was there, and not of one that is about to be declared."""
+    return bool(memory.uid or memory.applying or memory.delete_requested or memory.confirmed_prune)
 
 
 def _undeclared(inputs: Inputs, whose: Ownership, memory: ClusterMemory, without: frozenset[str]) -> Plan:

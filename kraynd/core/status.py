@@ -102,6 +102,8 @@ def assess(facts: Facts, *, wall: float) -> Status:
     answer = _unreachable(facts) or _answer(facts, groups, wall)
     hashes = facts.hashes if facts.hashes is not None else template_hashes(facts.live or {})
     since = answer.since
+    if answer.phase == "unreachable" and facts.live is None and facts.previous is not None:
+        return _kept(facts.previous, answer, wall)
     if facts.previous is not None and facts.previous.phase == answer.phase and since is None:
         since = facts.previous.since
     return Status(
@@ -114,6 +116,12 @@ def assess(facts: Facts, *, wall: float) -> Status:
         restart_needed=restart_needed(facts.pods, hashes, facts.changed),
         next_check=answer.next_check,
     )
+
+
+def _kept(previous: Status, answer: _Answer, wall: float) -> Status:
+    """Not reachable and nothing cached: the last known facts under the new phase."""
+    since = previous.since if previous.phase == answer.phase else wall
+    return msgspec.structs.replace(previous, phase=answer.phase, reason=answer.reason, since=since, next_check=None)
 
 
 def _unreachable(facts: Facts) -> _Answer | None:
