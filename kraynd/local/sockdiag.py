@@ -1,0 +1,125 @@
+"""The kernel's table of TCP sockets: one exact entry by netlink, or the whole table by procfs.
+
+Asks and never decides: who may connect is `local.peer`'s. An answer is only given for exactly the addresses asked for,
+since the kernel's exact query falls back to a listener on the same port.
+"""
+
+import errno
+import os
+import socket
+import struct
+from collections.abc import Iterator
+
+import msgspec
+
+NETLINK_SOCK_DIAG = 4  # linux/netlink.h
+SOCK_DIAG_BY_FAMILY = 20  # linux/sock_diag.h
+NLM_F_REQUEST = 1
+NLMSG_ERROR = 2
+ALL_STATES = 0xFFFFFFFF
+NO_INTERFACE = bytes(4)
+NO_COOKIE = b"\xff" * 8  # INET_DIAG_NOCOOKIE twice: any socket with these addresses
+
+_HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence, port id
+_REQUEST = struct.Struct("=BBBxI")  # family, protocol, extensions, states
+_SOCKET_ID = struct.Struct("=2s2s16s16sI8s")  # source port, destination port, source, destination, interface, cookie
+_REPLY_TAIL = struct.Struct("=IIIII")  # expires, receive queue, send queue, uid, inode
+_REPLY_AT = _HEADER.size
+_REPLY_SIZE = 4 + _SOCKET_ID.size + _REPLY_TAIL.size
+
+ESTABLISHED, LISTEN = 1, 10  # net/tcp_states.h
+MAPPED = bytes(10) + b"\xff\xff"  # ::ffff:0:0/96, an IPv4 address in an IPv6 socket
+
+
+class TcpEntry(msgspec.Struct, frozen=True):
+    """One TCP socket of this machine. `inode` is 0 once no process holds it: then `uid` means nothing."""
+
+    state: int
+    uid: int
+    inode: int
+    local: tuple[bytes, int]
+    remote: tuple[bytes, int]
+
+
+class SockDiag:
+    """An open netlink socket for exact queries, each answered in the same system call."""
+
+    def __init__(self) -> None:
+        """Raises OSError where the kernel or a sandbox has no AF_NETLINK."""
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_SOCK_DIAG)
+        self._socket.setblocking(False)
+        self._sequence = 0
+
+    def close(self) -> None:
+        """Give the descriptor back."""
+        self._socket.close()
+
+    def find(self, local: tuple[bytes, int], remote: tuple[bytes, int]) -> TcpEntry | None:
+        """The socket with exactly these ends (packed address, port), or None. Raises OSError when none can be asked."""
+        family = socket.AF_INET if len(local[0]) == 4 else socket.AF_INET6
+        self._sequence = (self._sequence + 1) & 0xFFFFFFFF
+        body = _REQUEST.pack(family, socket.IPPROTO_TCP, 0, ALL_STATES) + _pack_ends(local, remote) + NO_INTERFACE
+        body += NO_COOKIE
+        size = _HEADER.size + len(body)
+        self._socket.send(_HEADER.pack(size, SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST, self._sequence, 0) + body)
+        while True:
+            reply = self._socket.recv(1024)
+            _, kind, _, sequence, _ = _HEADER.unpack_from(reply)
+            if sequence == self._sequence:
+                return _read_reply(kind, reply, local, remote)
+
+
+def _pack_ends(local: tuple[bytes, int], remote: tuple[bytes, int]) -> bytes:
+    ports = local[1].to_bytes(2, "big") + remote[1].to_bytes(2, "big")
+    return ports + local[0].ljust(16, b"\0") + remote[0].ljust(16, b"\0")
+
+
+def _read_reply(kind: int, reply: bytes, local: tuple[bytes, int], remote: tuple[bytes, int]) -> TcpEntry | None:
+    if kind == NLMSG_ERROR:
+        code = -int(struct.unpack_from("=i", reply, _REPLY_AT)[0])
+        if code == errno.ENOENT:
+            return None
+        raise OSError(code, os.strerror(code))
+    if kind != SOCK_DIAG_BY_FAMILY or len(reply) < _REPLY_AT + _REPLY_SIZE:
+        raise OSError(errno.EPROTO, "sock_diag gave an answer of another kind")
+    family, state = reply[_REPLY_AT], reply[_REPLY_AT + 1]
+    wanted = (local, remote)
+    if family == socket.AF_INET6 and len(local[0]) == 4:  # an IPv6 socket that speaks to a mapped address
+        wanted = ((MAPPED + local[0], local[1]), (MAPPED + remote[0], remote[1]))
+    ends = _pack_ends(*wanted)
+    if reply[_REPLY_AT + 4 : _REPLY_AT + 4 + len(ends)] != ends:
+        return None
+    _, _, _, uid, inode = _REPLY_TAIL.unpack_from(reply, _REPLY_AT + 4 + _SOCKET_ID.size)
+    return TcpEntry(state, uid, inode, local, remote)
+
+
+def tcp_table(local_port: int | None = None) -> Iterator[TcpEntry]:
+    """Every TCP socket by procfs (1 ms for thousands), or those with this local port. Raises OSError without procfs."""
+    marker = "" if local_port is None else f":{local_port:04X} "
+    for path in ("/proc/net/tcp", "/proc/net/tcp6"):
+        try:
+            with open(path, encoding="ascii") as table:
+                next(table, None)
+                for line in table:
+                    if marker in line:
+                        entry = _read_line(line)
+                        if local_port is None or entry.local[1] == local_port:
+                            yield entry
+        except FileNotFoundError:
+            if path == "/proc/net/tcp":
+                raise
+
+
+def _read_line(line: str) -> TcpEntry:
+    fields = line.split()
+    return TcpEntry(int(fields[3], 16), int(fields[7]), int(fields[9]), _read_end(fields[1]), _read_end(fields[2]))
+
+
+def _read_end(text: str) -> tuple[bytes, int]:
+    """An address as procfs writes it: 32-bit words in the machine's byte order; mapped IPv4 becomes plain."""
+    digits, port = text.split(":")
+    words = bytes.fromhex(digits)
+    packed = b"".join(struct.pack("=I", int.from_bytes(words[at : at + 4], "big")) for at in range(0, len(words), 4))
+    if len(packed) == 16 and packed.startswith(MAPPED):
+        packed = packed[12:]
+    return packed, int(port, 16)
