@@ -145,10 +145,10 @@ def _removals(here: Place, applied: Any, live: Any) -> Iterator[Change]:
                 yield from _removals(here.under(key), before, live[key])
         return
     name = _identity(here.member)
-    if isinstance(applied, list) and isinstance(live, list) and name is not None and _keyed(name, applied, live):
-        if {name(one) for one in live} - {name(one) for one in applied}:
-            yield from _elements(here, name, ([], live, applied))
-            return
+    lists = isinstance(applied, list) and isinstance(live, list)
+    if lists and name is not None and _keyed(name, applied, live) and _others(name, live, applied):
+        yield from _elements(here, name, ([], live, applied))
+        return
     yield here.remove()
 
 
@@ -180,6 +180,11 @@ def _keyed(name: Callable[[Any], Hashable], *lists: Sequence[Any]) -> bool:
     """Whether in each list every element has a name of its own."""
     named = [[name(element) for element in elements] for elements in lists]
     return all(None not in names and len(set(names)) == len(names) for names in named)
+
+
+def _others(name: Callable[[Any], Hashable], live: Sequence[Any], applied: Sequence[Any]) -> bool:
+    """Whether the live list has elements that were never ours."""
+    return not {name(one) for one in live} <= {name(one) for one in applied}
 
 
 def _shown(key: Hashable) -> str:

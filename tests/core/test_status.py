@@ -80,7 +80,7 @@ def test_2_the_operator_refused_the_spec() -> None:
     found = status(
         live(), events=(event("u1", "InvalidRayClusterSpec", "The RayCluster spec is invalid: minReplicas"),)
     )
-    assert told(found) == ("invalid", "The RayCluster spec is invalid: minReplicas")
+    assert told(found) == ("invalid", "the spec is invalid: minReplicas")
     anothers = status(live(), events=(event("u2", "InvalidRayClusterSpec", "not this one"),))
     assert anothers.phase == "pending"
 
