@@ -29,12 +29,14 @@ class _Parser(argparse.ArgumentParser):
 
 def main(words: Sequence[str]) -> int:
     """Run one command; its exit code."""
+    verb = ""
     try:
         options = parser().parse_args(words)
+        verb = options.verb
         code: int = options.run(options)
         sys.stdout.flush()
     except KrayneError as error:
-        say_error(error)
+        say_error(error, verb)
         return type(error).exit_code
     except KeyboardInterrupt:
         sys.stderr.write("\n")
@@ -48,11 +50,11 @@ def main(words: Sequence[str]) -> int:
     return code
 
 
-def say_error(error: KrayneError) -> None:
+def say_error(error: KrayneError, verb: str) -> None:
     """One sentence, and what to do next."""
-    sys.stderr.write(f"krayne: {error.message}\n")
-    if error.hint:
-        sys.stderr.write(f"try: {error.hint}\n")
+    typed_wrong = error.kind in ("usage", "config-invalid")
+    hint = error.hint or (f"krayne {verb} --help" if typed_wrong else "krayne status")
+    sys.stderr.write(f"krayne: {error.message}\ntry: {hint}\n")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -67,7 +69,9 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     root.set_defaults(namespace=None, all_namespaces=False, output="table", no_color=False, no_start=False)
-    grammar = _Grammar(root.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser))
+    grammar = _Grammar(
+        root.add_subparsers(title="commands", metavar="COMMAND", dest="verb", required=True, parser_class=_Parser)
+    )
     _reading(grammar)
     _declaring(grammar)
     _changing(grammar)

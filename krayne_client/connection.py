@@ -64,6 +64,8 @@ class Connection:
     def render(self, params: dict[str, Any]) -> tuple[int, bytes, bytes]:
         """A view as text: exit code, stdout, stderr. The connection is used up. Raises KrayneError."""
         head = self.call("view.render", params)
+        if not isinstance(head, dict) or not {"exit", "stdout", "stderr"} <= head.keys():
+            raise _strange()
         data, size = self._rest, head["stdout"] + head["stderr"]
         while len(data) < size:
             data += self._receive(time.monotonic() + CALL_SECONDS)
@@ -94,9 +96,7 @@ class Connection:
         except ValueError:
             answer = None
         if not isinstance(answer, dict):
-            raise errors.ProtocolError(
-                f"what answers on {paths.socket_path()} is not kraynd", hint="krayne daemon restart"
-            )
+            raise _strange()
         return answer
 
     def _receive(self, deadline: float) -> bytes:
@@ -151,15 +151,20 @@ def new_token() -> str:
 
 
 def _result(answer: dict[str, Any]) -> Any:
-    if "error" not in answer:
-        return answer.get("result")
-    fault = answer["error"]
+    """The answer's result. Raises the daemon's error as the class that carries its kind."""
+    if "result" in answer:
+        return answer["result"]
+    fault = answer.get("error")
+    if not isinstance(fault, dict):
+        raise _strange()
     data = dict(fault.get("data") or {})
     kind, hint = str(data.pop("kind", "internal")), str(data.pop("hint", ""))
     retryable = bool(data.pop("retryable", False))
-    raise raised(kind, str(fault.get("message", "")), hint, retryable=retryable, data=data)
+    message = str(fault.get("message", ""))
+    raise errors.error_for(kind, message, hint=hint, retryable=retryable, data=data)
 
 
-def raised(kind: str, message: str, hint: str, *, retryable: bool, data: dict[str, Any]) -> KrayneError:
-    """The daemon's error as the class that carries its kind."""
-    return errors.error_for(kind, message, hint=hint, retryable=retryable, data=data)
+def _strange() -> KrayneError:
+    return errors.ProtocolError(
+        f"what answers on {paths.socket_path()} does not speak as kraynd does", hint="krayne daemon restart"
+    )

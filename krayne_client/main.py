@@ -17,6 +17,7 @@ ANSWER_SECONDS = 3.0  # views come from the daemon's memory; a daemon silent for
 LINE_SIZE = 65_536
 CUT_OFF = 141  # what a shell shows for a program whose reader went away
 _VIEWS = {"ls": "clusters", "get": "clusters", "describe": "cluster", "ports": "ports", "status": "status"}
+_NAMED = ("ls", "get", "describe", "ports")
 _FLAGS = {"-A": "all", "--all-namespaces": "all", "--no-color": "plain", "--no-start": "stay"}
 _TAKES = {"-n": "namespace", "--namespace": "namespace", "-o": "form", "--output": "form"}
 _FORMATS = ("table", "wide", "json", "yaml", "name")
@@ -48,7 +49,7 @@ def fast_request(words: list[str]) -> bytes | None:
             chosen[_TAKES[word]] = next(rest, "")
         elif "view" not in chosen and word in _VIEWS:
             chosen["view"] = word
-        elif chosen.get("view") == "describe" and "name" not in chosen:
+        elif chosen.get("view") in _NAMED and "name" not in chosen:
             chosen["name"] = word
         else:
             return None
@@ -58,7 +59,7 @@ def fast_request(words: list[str]) -> bytes | None:
 def _line(chosen: dict[str, str]) -> bytes | None:
     """The request line; only formats we know and names of safe characters get into it, so nothing needs escaping."""
     view, form = chosen.get("view"), chosen.get("form", "table")
-    if view is None or form not in _FORMATS or (view == "describe") != ("name" in chosen):
+    if view is None or form not in _FORMATS or (view == "describe" and "name" not in chosen):
         return None
     width, color = terminal("plain" in chosen)
     text = f'{{"view":"{_VIEWS[view]}","format":"{form}","width":{width},"color":{"true" if color else "false"}'
