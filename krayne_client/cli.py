@@ -61,6 +61,7 @@ def parser() -> argparse.ArgumentParser:
     """The whole grammar."""
     root = _Parser(
         prog="krayne",
+        usage="krayne COMMAND [options]",
         description="Ray clusters on Kubernetes that are always one ssh away.",
         epilog="examples:\n  krayne create demo --workers 2 --wait\n  krayne ls\n"
         "  ssh -p PORT ray@localhost       (PORT: the SSH column of krayne ls)",
@@ -109,6 +110,7 @@ class _Grammar:
             description=summary[0].upper() + summary[1:] + ".",
             epilog="examples:\n" + "\n".join(f"  krayne {example}" for example in examples),
             formatter_class=argparse.RawDescriptionHelpFormatter,
+            usage=f"krayne {name} [options]",
             parents=[self._globals],
             allow_abbrev=False,
         )
@@ -119,15 +121,18 @@ class _Grammar:
         self, name: str, run: Callable[[argparse.Namespace], int], summary: str, *examples: str
     ) -> argparse.ArgumentParser:
         added = self.verb(name, run, summary, *examples)
+        added.usage = f"krayne {name} NAME [options]"
         added.add_argument("name", metavar="NAME", help="the cluster")
         return added
 
 
 def _reading(grammar: _Grammar) -> None:
     ls = grammar.verb("ls", commands.ls, "list clusters and their local ports", "ls", "ls -A -o json", alias="get")
+    ls.usage = "krayne ls [NAME] [options]"
     ls.add_argument("name", nargs="?", metavar="NAME", help="only this cluster")
     grammar.on_cluster("describe", commands.describe, "show everything known of a cluster", "describe demo")
     ports = grammar.verb("ports", commands.ports, "list every forwarded port with its counters", "ports", "ports demo")
+    ports.usage = "krayne ports [NAME] [options]"
     ports.add_argument("name", nargs="?", metavar="NAME", help="only this cluster")
     grammar.verb("status", commands.status, "show the daemon and its connection to Kubernetes", "status")
     grammar.verb("version", commands.version, "show the versions of the client and of the daemon", "version")
@@ -149,7 +154,8 @@ def _declaring(grammar: _Grammar) -> None:
     )
     create.add_argument("--file", metavar="FILE", help="start from this cluster file (- is stdin)")
     for option, field in commands.CREATE_FIELDS.items():
-        create.add_argument(option, dest=field, metavar=option.rpartition("-")[2].upper(), help=f"sets {field}")
+        metavar = "SIZE" if "memory" in option else "N"
+        create.add_argument(option, dest=field, metavar=metavar, help=f"sets {field}")
     create.add_argument("--no-autoscaling", action="store_true", help="sets autoscaler.enabled to false")
     create.add_argument("--image", metavar="IMAGE", help="the image of the head and of the workers")
     create.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any field, dotted")
@@ -159,6 +165,7 @@ def _declaring(grammar: _Grammar) -> None:
     apply = grammar.verb(
         "apply", commands.apply, "declare clusters from files", "apply -f demo.yaml", "apply -f clusters/", "apply -f -"
     )
+    apply.usage = "krayne apply -f PATH [options]"
     apply.add_argument(
         "-f", "--file", action="append", required=True, metavar="PATH", help="a file, a folder, or - for stdin"
     )
@@ -169,6 +176,7 @@ def _changing(grammar: _Grammar) -> None:
     scale = grammar.on_cluster(
         "scale", commands.scale, "change the number of workers", "scale demo 4", "scale demo --min 1 --max 8"
     )
+    scale.usage = "krayne scale NAME [N] [options]"
     scale.add_argument("replicas", nargs="?", type=int, metavar="N", help="how many workers")
     scale.add_argument("--group", metavar="GROUP", help="the worker group, where there are several")
     scale.add_argument("--min", dest="minimum", type=int, metavar="N", help="the autoscaler's lower bound")
@@ -192,10 +200,12 @@ def _forwarding(grammar: _Grammar) -> None:
         "tun-open demo",
         "tun-open demo ssh 9000:19000",
     )
+    tun_open.usage = "krayne tun-open NAME [PORT[:LOCAL] ...] [options]"
     tun_open.add_argument("ports", nargs="*", metavar="PORT[:LOCAL]", help="a port or a service; none: all services")
     tun_close = grammar.on_cluster(
         "tun-close", commands.tun_close, "close a cluster's local ports", "tun-close demo", "tun-close demo notebook"
     )
+    tun_close.usage = "krayne tun-close NAME [PORT ...] [options]"
     tun_close.add_argument("ports", nargs="*", metavar="PORT", help="a port or a service; none: all")
 
 
@@ -203,6 +213,7 @@ def _daemon(grammar: _Grammar) -> None:
     daemon = grammar.verb(
         "daemon", commands.daemon, "run, start, stop or look at the daemon", "daemon restart", "daemon logs"
     )
+    daemon.usage = f"krayne daemon {{{','.join(commands.DAEMON_ACTIONS)}}} [options]"
     daemon.add_argument("action", choices=tuple(commands.DAEMON_ACTIONS), help="what to do")
 
 

@@ -11,10 +11,11 @@ from typing import Any
 from krayne import paths
 from krayne.errors import DaemonUnreachableError, KrayneError, UsageError
 from krayne_client import words
-from krayne_client.connection import Connection, connect, new_token, version_of
+from krayne_client.connection import VIEW_SECONDS, Connection, connect, new_token, version_of
 from krayne_client.main import CUT_OFF, terminal, write_all
 
 NOT_RUNNING = 3
+HELLO_SECONDS = 2.0  # a daemon that connects and stays silent this long hangs
 CREATE_FIELDS = {
     "--workers": "worker_groups.0.replicas",
     "--min-workers": "worker_groups.0.min_replicas",
@@ -42,12 +43,12 @@ def reach(options: argparse.Namespace) -> Connection:
 # Reading.
 
 
-def render(options: argparse.Namespace, view: str, *, name: str | None = None, form: str = "") -> int:
+def render(options: argparse.Namespace, view: str, *, name: str | None = None, seconds: float = VIEW_SECONDS) -> int:
     """Print a view as the daemon renders it."""
     width, color = terminal(options.no_color)
     params = {
         "view": view,
-        "format": form or options.output,
+        "format": options.output,
         "width": width,
         "color": color,
         "name": name,
@@ -55,7 +56,7 @@ def render(options: argparse.Namespace, view: str, *, name: str | None = None, f
         "all_namespaces": options.all_namespaces,
     }
     with reach(options) as daemon:
-        code, out, remarks = daemon.render(params)
+        code, out, remarks = daemon.render(params, seconds=seconds)
     return code if write_all(out, remarks) else CUT_OFF
 
 
@@ -79,7 +80,7 @@ def status(options: argparse.Namespace) -> int:
     found = connect()
     if found is not None:
         found.close()
-        return render(options, "status")
+        return render(options, "status", seconds=HELLO_SECONDS)
     if options.output in ("json", "yaml"):
         facts = {"running": False, "home": paths.home(), "socket": paths.socket_path()}
         sys.stdout.write(words.as_json(facts) if options.output == "json" else words.as_plain_yaml(facts))
@@ -96,7 +97,7 @@ def version(options: argparse.Namespace) -> int:
     facts: dict[str, Any] = {"client": version_of("kraynd") or "not installed", "daemon": None}
     if found is not None:
         with found:
-            facts["daemon"] = found.call("daemon.hello", seconds=3.0)["version"]
+            facts["daemon"] = found.call("daemon.hello", seconds=HELLO_SECONDS)["version"]
     if options.output == "json":
         sys.stdout.write(words.as_json(facts))
     else:

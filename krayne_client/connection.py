@@ -16,6 +16,9 @@ from krayne.errors import DaemonUnreachableError, KrayneError
 
 API_VERSION = 1
 CALL_SECONDS = 330.0  # a little longer than the daemon gives a call
+VIEW_SECONDS = 30.0  # views come from the daemon's memory: longer is a daemon that hangs
+CONNECT_SECONDS = 5.0
+QUEUE_PAUSE = 0.02
 LINE_LIMIT = 4 * 1024 * 1024
 _ABSENT = (FileNotFoundError, ConnectionRefusedError)
 
@@ -61,14 +64,14 @@ class Connection:
             elif answer.get("id") in (self._calls, None) and "method" not in answer:
                 return _result(answer)
 
-    def render(self, params: dict[str, Any]) -> tuple[int, bytes, bytes]:
+    def render(self, params: dict[str, Any], *, seconds: float = VIEW_SECONDS) -> tuple[int, bytes, bytes]:
         """A view as text: exit code, stdout, stderr. The connection is used up. Raises KrayneError."""
-        head = self.call("view.render", params)
+        head = self.call("view.render", params, seconds=seconds)
         if not isinstance(head, dict) or not {"exit", "stdout", "stderr"} <= head.keys():
             raise _strange()
         data, size = self._rest, head["stdout"] + head["stderr"]
         while len(data) < size:
-            data += self._receive(time.monotonic() + CALL_SECONDS)
+            data += self._receive(time.monotonic() + seconds)
         return head["exit"], data[: head["stdout"]], data[head["stdout"] : size]
 
     def wait_closed(self, seconds: float) -> bool:
@@ -116,23 +119,32 @@ class Connection:
         return data
 
 
-def connect() -> Connection | None:
+def connect(seconds: float = CONNECT_SECONDS) -> Connection | None:
     """A connection to the running daemon; None when there is none. Raises DaemonUnreachableError for other trouble."""
     path = paths.socket_path()
     connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        connected.settimeout(5.0)
-        connected.connect(path)
-    except _ABSENT:
-        connected.close()
-        return None
-    except OSError as error:
-        connected.close()
-        why = error.strerror or str(error)
-        raise DaemonUnreachableError(
-            f"the daemon's socket {path} cannot be opened: {why}", hint="krayne daemon restart"
-        ) from error
-    return Connection(connected)
+    until = time.monotonic() + seconds
+    while True:
+        try:
+            connected.settimeout(seconds)
+            connected.connect(path)
+        except _ABSENT:
+            connected.close()
+            return None
+        except BlockingIOError as error:
+            # Its queue is full. The kernel offers no event for a place in it.
+            if time.monotonic() > until:
+                connected.close()
+                raise DaemonUnreachableError("the daemon takes no clients", hint="krayne daemon restart") from error
+            time.sleep(QUEUE_PAUSE)
+        except OSError as error:
+            connected.close()
+            why = error.strerror or str(error)
+            raise DaemonUnreachableError(
+                f"the daemon's socket {path} cannot be opened: {why}", hint="krayne daemon restart"
+            ) from error
+        else:
+            return Connection(connected)
 
 
 def version_of(distribution: str) -> str | None:

@@ -150,7 +150,7 @@ def status(view: DaemonStatus, form: str, about: Context) -> Page:
 
 
 def _cluster_columns(views: Sequence[ClusterView], wall: float, *, spread: bool, wide: bool) -> dict[str, list[Cell]]:
-    """Column title -> its cells. Columns that would be empty are left out."""
+    """Column title -> its cells; a service nobody offers has none."""
     columns = {"NAME": [Cell(one.name, BOLD) for one in views]}
     if spread:
         columns["NAMESPACE"] = [Cell(one.namespace) for one in views]
@@ -165,9 +165,7 @@ def _cluster_columns(views: Sequence[ClusterView], wall: float, *, spread: bool,
         columns["AGE"] = [Cell(_age(one.created, wall)) for one in views]
         columns["IMAGE"] = [Cell(one.image) for one in views]
         columns["SOURCE"] = [Cell(one.source) for one in views]
-    reasons = [Cell("; ".join(_reasons(one))) for one in views]
-    if any(cell.text for cell in reasons):
-        columns["REASON"] = reasons
+    columns["REASON"] = [Cell("; ".join(_reasons(one))) for one in views]
     return columns
 
 

@@ -74,8 +74,10 @@ def size(count: int) -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[Cell]], ink: Ink) -> list[str]:
-    """Aligned columns; the last one gives way to the width. No trailing blanks."""
-    cells = [[Cell(clean(cell.text), cell.paint) for cell in row] for row in rows]
+    """Aligned columns; empty ones are left out, the last one gives way to the width. No trailing blanks."""
+    kept = [at for at in range(len(head)) if any(row[at].text for row in rows)]
+    head = [head[at] for at in kept]
+    cells = [[Cell(clean(row[at].text), row[at].paint) for at in kept] for row in rows]
     widths = [max(width_of(text) for text in column) for column in _columns(head, cells)]
     last = _last_width(widths, ink.width)
     lines = [_line([Cell(title, BOLD) for title in head], widths, last, ink)]

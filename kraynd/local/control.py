@@ -18,7 +18,7 @@ from anyio.abc import ByteStream
 from krayne import paths
 from krayne.errors import StateError
 
-BACKLOG = 128  # clients that come while the loop is busy
+BACKLOG = 512  # clients that come while the loop is busy
 _MACOS_SOL_LOCAL = 0
 _MACOS_LOCAL_PEERCRED = 1
 _MACOS_XUCRED = struct.Struct("=IIh")  # cr_version, cr_uid, cr_ngroups; then the groups

@@ -2,13 +2,18 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import anyio
 import pytest
+
+from krayne.errors import DaemonUnreachableError
+from krayne_client.connection import connect
 
 pytestmark = pytest.mark.anyio
 
@@ -120,3 +125,26 @@ async def test_an_unusable_home_is_said(tmp_path: Path) -> None:
     (tmp_path / "home").write_text("a file")
     done = await ask(tmp_path, sys.executable, "-c", "pass")
     assert done.stdout.startswith(b"home-unusable|the home folder ")
+
+
+def test_a_daemon_that_takes_nobody_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "s"
+    monkeypatch.setenv("KRAYNE_SOCKET", str(path))
+    with socket.socket(socket.AF_UNIX) as full, ExitStack() as held:
+        full.bind(str(path))
+        full.listen(0)
+        held.enter_context(connect(0.0) or ExitStack())
+        with pytest.raises(DaemonUnreachableError, match="takes no clients"):
+            held.enter_context(connect(0.0) or ExitStack())
+
+
+def test_a_silent_daemon_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "s"
+    monkeypatch.setenv("KRAYNE_SOCKET", str(path))
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(path))
+        silent.listen()
+        found = connect()
+        assert found is not None
+        with found, pytest.raises(DaemonUnreachableError, match="does not answer"):
+            found.call("daemon.hello", seconds=0.02)

@@ -50,6 +50,18 @@ def test_columns_start_below_each_other(rows: list[list[str]]) -> None:
     assert all("\n" not in line and line == line.rstrip() for line in lines if line.isascii())
 
 
+def test_empty_columns_are_left_out() -> None:
+    assert table(["A", "B", "C"], [[Cell("1"), Cell(""), Cell("3")]], Ink()) == ["A  C", "1  3"]
+
+
+def test_the_last_column_gives_way_and_colours_take_no_room() -> None:
+    rows = [[Cell("ab", "32"), Cell("x" * 60)], [Cell("c"), Cell("")]]
+    head, first, second = table(["N", "REASON"], rows, Ink(color=True, width=20))
+    assert first == "\x1b[32mab\x1b[0m  " + "x" * 15 + "…"
+    assert second == "c"
+    assert "REASON" in head
+
+
 @given(st.text())
 def test_clean_leaves_nothing_that_drives_a_terminal(text: str) -> None:
     assert clean(text).isprintable()
