@@ -77,9 +77,7 @@ def test_1_being_deleted_says_what_it_waits_for() -> None:
 
 
 def test_2_the_operator_refused_the_spec() -> None:
-    found = status(
-        live(), events=(event("u1", "InvalidRayClusterSpec", "The RayCluster spec is invalid: minReplicas"),)
-    )
+    found = status(live(), events=(event("u1", "InvalidRayClusterSpec", "the spec is invalid: minReplicas"),))
     assert told(found) == ("invalid", "the spec is invalid: minReplicas")
     anothers = status(live(), events=(event("u2", "InvalidRayClusterSpec", "not this one"),))
     assert anothers.phase == "pending"
@@ -425,28 +423,3 @@ def test_a_pending_head_is_a_target_that_does_not_run() -> None:
     assert target is not None
     assert not target.running
     assert not target.ready
-
-
-# Events of both APIs
-
-
-def test_events_of_the_new_api_are_read_too() -> None:
-    new = {
-        "regarding": {"uid": "u1"},
-        "reason": "FailedScheduling",
-        "note": "no\nnode",
-        "type": "Warning",
-        "eventTime": "2030-01-01T00:00:00.000001Z",
-        "series": {"lastObservedTime": "2030-01-02T00:00:00.5Z"},
-    }
-    old = {
-        "involvedObject": {"uid": "u2"},
-        "reason": "Pulling",
-        "message": "x",
-        "type": "Normal",
-        "lastTimestamp": "2030-01-01T12:00:00Z",
-    }
-    first, second = happenings((old, new))
-    assert (first.uid, first.text, str(second)) == ("u1", "no node", "Pulling: x")
-    assert first.at > second.at > 0
-    assert happenings(({},))[0].at == 0.0
