@@ -323,8 +323,8 @@ class Reconciler:
             self._queue.add_after(key, course.events_due - now)
             return False
         told = await self._read_events(world, key, course, (uid_of(live), *map(uid_of, world.pods_of(key))))
-        course.events_every = EVENTS_EVERY if told else min(course.events_every * 2, EVENTS_SLOWEST)
-        wait = EVENTS_SLOWEST if state.ownership == FOREIGN else course.events_every
+        wait = EVENTS_SLOWEST if state.ownership == FOREIGN else EVENTS_EVERY if told else course.events_every
+        course.events_every = min(wait * 2, EVENTS_SLOWEST)
         course.events_due = anyio.current_time() + wait
         self._queue.add_after(key, wait)
         return told

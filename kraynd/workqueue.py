@@ -35,10 +35,6 @@ class KeyedQueue(Generic[Key]):
             self._due[key] = due
             self._changed.set()
 
-    def forget(self, key: Key) -> None:
-        """Drop the key's future looks."""
-        self._due.pop(key, None)
-
     async def run(self) -> None:
         """Work until cancelled."""
         async with anyio.create_task_group() as tasks:

@@ -59,6 +59,7 @@ async def carry_out(look: Look, course: Course, world: ReconciledWorld, records:
             return wait
         try:
             await _act(inputs, course, world, records, step)
+            course.writes.append((anyio.current_time(), _signature(step.action)))
         except _LOOK_AGAIN as error:
             conflict = error
             await _until_moved(course, world, inputs)
@@ -82,7 +83,6 @@ def _pause(course: Course, action: Action) -> float:
         what = f"our change of {', '.join(action.fields)}" if isinstance(action, Patch) else "what we do to it"
         course.error = KrayneError(f"something else keeps undoing {what}", kind="conflict")
         return same[0] + FIGHT_WINDOW - now + 0.1
-    course.writes.append((now, signature))
     return 0.0
 
 
