@@ -39,6 +39,7 @@ class Pod:
     folder: Path
     env: dict[str, str]
     status_port: int
+    limit: float = LIMIT
 
     def start(self, services: Mapping[str, Any], *, as_user: bool = False) -> subprocess.CompletedProcess[bytes]:
         """Run the postStart command to its end. Its output is read to the end: whatever holds it open is awaited."""
@@ -60,7 +61,7 @@ class Pod:
 
     def await_reports(self, wanted: Callable[[Reports], bool]) -> Reports:
         """The reports once they are as wanted; each change is awaited, not polled for."""
-        deadline, revision = time.monotonic() + LIMIT, ""
+        deadline, revision = time.monotonic() + self.limit, ""
         reports: Reports = {}
         while time.monotonic() < deadline:
             try:
@@ -75,7 +76,8 @@ class Pod:
 
     def log(self) -> str:
         """The program's own words."""
-        return (self.folder / "bootstrap.log").read_text()
+        path = self.folder / "bootstrap.log"
+        return path.read_text() if path.exists() else ""
 
 
 @contextmanager
