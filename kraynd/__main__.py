@@ -5,23 +5,25 @@ import logging
 import os
 import sys
 from importlib.metadata import version
+from logging.handlers import RotatingFileHandler
+from typing import TYPE_CHECKING
 
-from krayne.errors import KrayneError
+from krayne import paths
+from krayne.errors import ConfigValidationError, KrayneError
 
+if TYPE_CHECKING:
+    from krayne.config.daemon import DaemonSettings
+
+LOG_BYTES = 4 * 1024 * 1024  # of one log file, before it is rotated
 LEVELS = ("debug", "info", "warning", "error")
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the daemon in the foreground; the exit status."""
     options = _arguments(argv)
-    logging.basicConfig(
-        level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
-    )
-    # Their debug output holds whole bodies, Secrets and tokens included.
-    for foreign in ("aiohttp", "asyncio", "kubernetes_asyncio", "urllib3"):
-        logging.getLogger(foreign).setLevel(logging.WARNING)
+    _log_to(options.log_level or "info", None)
     try:
-        return _serve(options.loop)
+        return _serve(options)
     except KrayneError as error:
         print(f"kraynd: {error}", file=sys.stderr)
         if error.hint:
@@ -29,7 +31,20 @@ def main(argv: list[str] | None = None) -> int:
         return error.exit_code
 
 
-def _serve(loop: str) -> int:
+def _log_to(level: str, file: str | None) -> None:
+    """Log on stderr, or into a rotated file when nobody reads stderr."""
+    handler: logging.Handler = logging.StreamHandler(sys.stderr)
+    if file is not None:
+        os.makedirs(os.path.dirname(file), mode=0o700, exist_ok=True)
+        handler = RotatingFileHandler(file, maxBytes=LOG_BYTES, backupCount=3)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    # Their debug output holds whole bodies, Secrets and tokens included.
+    for foreign in ("aiohttp", "asyncio", "kubernetes_asyncio", "urllib3"):
+        logging.getLogger(foreign).setLevel(logging.WARNING)
+
+
+def _serve(options: argparse.Namespace) -> int:
     import anyio
 
     from kraynd.daemon import Daemon
@@ -47,11 +62,15 @@ def _serve(loop: str) -> int:
         # A service manager must not restart what is already there.
         return 0 if os.environ.get("INVOCATION_ID") else 1
 
+    settings, notes = _settings()
+    detached = not sys.stderr.isatty() and "JOURNAL_STREAM" not in os.environ and not options.log_stderr
+    _log_to(options.log_level or settings.log_level, paths.log_file() if detached else None)
+
     async def run() -> None:
-        await Daemon(home).run()
+        await Daemon(home, settings, notes).run()
 
     try:
-        anyio.run(run, backend_options={"use_uvloop": _use_uvloop(loop)})
+        anyio.run(run, backend_options={"use_uvloop": _use_uvloop(options.loop)})
     except BaseExceptionGroup as group:
         known, unknown = group.split(KrayneError)
         if unknown is not None or known is None:
@@ -60,6 +79,16 @@ def _serve(loop: str) -> int:
     finally:
         home.unlock()
     return 0
+
+
+def _settings() -> "tuple[DaemonSettings, tuple[str, ...]]":
+    """The daemon's settings; a malformed file is reported in `krayne status` and the defaults are used."""
+    from krayne.config.daemon import DaemonSettings, load_daemon_settings
+
+    try:
+        return load_daemon_settings(), ()
+    except ConfigValidationError as error:
+        return DaemonSettings(), (f"the daemon's settings are not used: {error.message}",)
 
 
 def _first(group: BaseException) -> BaseException:
@@ -80,9 +109,10 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="kraynd",
         description="Keeps Ray clusters on Kubernetes as declared in ~/.krayne/clusters, and their local ports alive.",
-        epilog="It runs in the foreground; `krayne daemon start` runs it in the background. KRAYNE_HOME moves ~/.krayne.",
+        epilog="It stays in the foreground; `krayne daemon start` puts it in the background. KRAYNE_HOME moves ~/.krayne.",
     )
-    parser.add_argument("--log-level", choices=LEVELS, default="info", help="how much is logged on stderr")
+    parser.add_argument("--log-level", choices=LEVELS, help="how much is logged (default: kraynd.yaml's, info)")
+    parser.add_argument("--log-stderr", action="store_true", help="log on stderr, also when it is not a terminal")
     parser.add_argument(
         "--loop", choices=("auto", "uvloop", "asyncio"), default="auto", help="event loop: uvloop where it is installed"
     )

@@ -12,7 +12,7 @@ import anyio
 import msgspec
 
 from kraynd.core.model import ClusterKey
-from kraynd.kube.tunnel import TunnelPool
+from kraynd.kube.tunnel import TunnelPool, TunnelSettings
 from kraynd.kube.world import World, WorldState
 from kraynd.local.memory import MemoryStore
 from krayne import paths
@@ -37,10 +37,14 @@ class Connection:
         self,
         memory: MemoryStore,
         *,
+        namespaces: tuple[str, ...] = (),
+        tunnels: TunnelSettings | None = None,
         on_change: Callable[[ClusterKey | None], None],
         on_link: Callable[[Link | None], None],
     ) -> None:
         self._memory = memory
+        self._namespaces = namespaces
+        self._tunnels = tunnels or TunnelSettings()
         self._on_change = on_change
         self._on_link = on_link
         self._poked = anyio.Event()
@@ -85,6 +89,7 @@ class Connection:
     async def _serve(self, settings: KrayneSettings, stamp: object) -> None:
         world = World(
             settings,
+            namespaces=self._namespaces,
             on_change=self._changed,
             known_worlds=self._memory.state.endpoints,
         )
@@ -93,6 +98,7 @@ class Connection:
             world.transport,
             remembered=self._memory.state.transports.get(server),
             on_transport=lambda name: self._memory.learn_transport(server, name),
+            settings=self._tunnels,
         )
         async with anyio.create_task_group() as tasks:
             await tasks.start(pool.run)

@@ -21,10 +21,12 @@ import msgspec
 from kraynd.changes import Changes
 from kraynd.connection import Connection, Link
 from kraynd.core.bootstrap import BootstrapSettings
+from kraynd.core.images import DEFAULT_IMAGE, ImageChoice, ray_version_of
 from kraynd.core.manifest import Owner
 from kraynd.core.model import ClusterKey, ForwardKey
 from kraynd.core.pods import head_target
-from kraynd.forwards import Forwards, ForwardSpec
+from kraynd.forwards import Forwards, ForwardSpec, HoldSettings
+from kraynd.kube.tunnel import TunnelSettings
 from kraynd.local import system
 from kraynd.local.desired import Desired
 from kraynd.local.home import Home, atomic_write, remove_quietly
@@ -35,11 +37,11 @@ from kraynd.reconciler import Reconciler, ReconcileSettings
 from kraynd.reports import Reports
 from kraynd.server import Server
 from krayne import paths
+from krayne.config.daemon import BootstrapDownloads, DaemonSettings
 from krayne.messages import API_OLDEST, API_VERSION, ClientVersions
 
 log = logging.getLogger("kraynd")
 
-PORTS = (15000, 24999)  # below Linux's and macOS's ephemeral ranges and Kubernetes' node ports
 STOP_SECONDS = 5.0  # what an orderly stop may take before it is cut short
 SAVE_EVERY = 0.2  # seconds a newly given port may wait to be written with others
 
@@ -47,20 +49,29 @@ SAVE_EVERY = 0.2  # seconds a newly given port may wait to be written with other
 class Daemon:
     """One user's daemon. The home's lock is held by the caller."""
 
-    def __init__(self, home: Home) -> None:
+    def __init__(self, home: Home, settings: DaemonSettings, notes: tuple[str, ...] = ()) -> None:
         self.home = home
+        self.settings = settings
+        self.notes = notes
         self.memory = MemoryStore.load()
         self.desired = Desired(home)
         self.changes = Changes(start=time.time_ns() // 1_000_000)
-        self.connection = Connection(self.memory, on_change=self._world_changed, on_link=self._linked)
+        self.connection = Connection(
+            self.memory,
+            namespaces=settings.namespaces,
+            tunnels=TunnelSettings(idle_seconds=settings.tunnel_idle_seconds),
+            on_change=self._world_changed,
+            on_link=self._linked,
+        )
         owner = Owner(home_id=home.id, host=socket.gethostname(), user=pwd.getpwuid(os.getuid()).pw_name)
         self.reconciler = Reconciler(
             memory=self.memory,
             build=lambda declared, memory, live: self.operations.build(declared, memory, live),
-            settings=ReconcileSettings(owner=owner),
+            settings=ReconcileSettings(owner=owner, prune=settings.prune),
             on_change=self._status_changed,
         )
-        self.forwards = Forwards(socket_dir=paths.run_dir(), on_change=self._forward_changed)
+        hold = HoldSettings(seconds=settings.hold.seconds, connections=settings.hold.connections)
+        self.forwards = Forwards(socket_dir=paths.run_dir(), hold=hold, on_change=self._forward_changed)
         self.reports = Reports(self.changes.publish)
         self._stop = anyio.Event()
         self._stale = anyio.Event()
@@ -78,9 +89,11 @@ class Daemon:
             changes=self.changes,
             reports=self.reports.latest,
             owner=owner,
-            bootstrap=BootstrapSettings(),
+            bootstrap=_bootstrap(self.settings.bootstrap),
             beside=_installed_here(),
-            ports=PORTS,
+            default_image=_default_image(self.settings.default_image),
+            notes=self.notes,
+            ports=(self.settings.ports.low, self.settings.ports.high),
             refresh=self._refresh,
             stop=self._stop.set,
         )
@@ -231,6 +244,17 @@ class Daemon:
         atomic_write(paths.daemon_file(), msgspec.json.encode(about) + b"\n")
         system.notify("READY=1")
         log.info("serving %s on %s", self.home.path, paths.socket_path())
+
+
+def _bootstrap(settings: BootstrapDownloads) -> BootstrapSettings:
+    chosen = settings.model_dump(exclude_none=True)
+    return BootstrapSettings(**chosen)
+
+
+def _default_image(named: str | None) -> ImageChoice:
+    if named is None:
+        return DEFAULT_IMAGE
+    return ImageChoice(named, ray_version_of(named) or DEFAULT_IMAGE.ray_version, "default")
 
 
 def _installed_here() -> ClientVersions:

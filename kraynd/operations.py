@@ -17,7 +17,7 @@ from kraynd.changes import Changes, Subscription
 from kraynd.connection import Connection
 from kraynd.core.adopt import config_of
 from kraynd.core.bootstrap import BootstrapSettings, ServiceReport
-from kraynd.core.images import DEFAULT_IMAGE, ImageChoice, choose_image, ray_version_of
+from kraynd.core.images import ImageChoice, choose_image, ray_version_of, warnings
 from kraynd.core.intent import ClusterMemory, Declared, asked_to_adopt, asked_to_create, asked_to_delete, asked_to_prune
 from kraynd.core.manifest import Owner, build_manifest, recorded_image
 from kraynd.core.model import ClusterKey, ForwardKey, Json, Service, extra_service, service_url
@@ -67,6 +67,8 @@ class Parts(msgspec.Struct, frozen=True):
     owner: Owner
     bootstrap: BootstrapSettings
     beside: ClientVersions
+    default_image: ImageChoice
+    notes: tuple[str, ...]
     ports: tuple[int, int]
     refresh: Callable[[], None]
     stop: Callable[[], None]
@@ -159,7 +161,7 @@ class Operations:
             uptime_s=time.monotonic() - self._started,
             frozen=parts.reconciler.frozen,
             problems=problems,
-            notes=(parts.memory.problem,) if parts.memory.problem else (),
+            notes=(*parts.notes, *((parts.memory.problem,) if parts.memory.problem else ())),
         )
 
     def subscribe(self, since: int | None = None) -> AbstractContextManager[Subscription]:
@@ -205,9 +207,11 @@ class Operations:
         image = memory.image or (recorded_image(live) if live else None)
         if declared.config.head.image is not None:
             named = declared.config.head.image
-            image = ImageChoice(named, ray_version_of(named) or (image or DEFAULT_IMAGE).ray_version, "config")
+            known = ray_version_of(named) or (image or parts.default_image).ray_version
+            image = ImageChoice(named, known, "config")
         if image is None:
-            image = choose_image(ray=parts.beside.ray, python=parts.beside.python, origin="daemon") or DEFAULT_IMAGE
+            image = choose_image(ray=parts.beside.ray, python=parts.beside.python, origin="daemon")
+            image = image or parts.default_image
         manifest = build_manifest(declared.config, image=image, bootstrap=parts.bootstrap, owner=parts.owner)
         return manifest, image
 
@@ -306,7 +310,9 @@ class Operations:
     def _view(self, state: ClusterState) -> ClusterView:
         live = self._live(state.key)
         created = unix((live.get("metadata") or {}).get("creationTimestamp")) if live else None
-        return cluster_view(state, self._services(state.key), created=created)
+        declared = self._parts.desired.snapshot.clusters.get(state.key)
+        advice = warnings(declared.config) if declared is not None else ()
+        return cluster_view(state, self._services(state.key), created=created, advice=advice)
 
     def _services(self, key: ClusterKey) -> tuple[ServiceView, ...]:
         states = self._parts.forwards.states()

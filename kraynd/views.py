@@ -64,8 +64,10 @@ def forward_view(state: ForwardState, url: str) -> ForwardView:
     )
 
 
-def cluster_view(state: ClusterState, services: Iterable[ServiceView], *, created: float | None) -> ClusterView:
-    """One cluster's row."""
+def cluster_view(
+    state: ClusterState, services: Iterable[ServiceView], *, created: float | None, advice: tuple[str, ...] = ()
+) -> ClusterView:
+    """One cluster's row. `advice`: what its file probably does not mean."""
     status = state.status
     return ClusterView(
         name=state.key.name,
@@ -84,7 +86,7 @@ def cluster_view(state: ClusterState, services: Iterable[ServiceView], *, create
         source=state.source,
         owner=state.owner if state.ownership in ("foreign", "unowned") else "",
         restart_needed=status.restart_needed,
-        notes=state.notes,
+        notes=(*state.notes, *advice),
         image=state.image.image if state.image else "",
         ray_version=state.image.ray_version if state.image else "",
         created=created,

@@ -59,6 +59,7 @@ class Origins:
     source: str
     document: Document
     overrides: Mapping[Path, str]
+    root: type[BaseModel] = ClusterConfig
 
     def override_of(self, path: Path) -> str:
         """The override key that set `path`, a part of it, or what contains it; empty if the file did."""
@@ -103,7 +104,7 @@ def _problem(detail: ErrorDetails, origins: Origins) -> Problem:
         written = (at for at in involved if at in origins.document.values)
         place = next((origins.place_of(at) for at in written), place)
     line, column = place if place and not override else (None, None)
-    message, hint = _unknown(path) if unknown else (_sentence(detail, path, origins), "")
+    message, hint = _unknown(path, origins.root) if unknown else (_sentence(detail, path, origins), "")
     hint = hint or context.get("hint", "")
     return Problem(origins.source, line, dotted(path), message, column, hint, override)
 
@@ -120,7 +121,7 @@ def _sentence(detail: ErrorDetails, path: Path, origins: Origins) -> str:
     if given is None:
         return f"{field} has no value: give it one, or remove the line"
     if kind == "literal_error":
-        return f"{field} must be {_choice(path, given)}"
+        return f"{field} must be {_choice(path, given, origins.root)}"
     if kind == "greater_than_equal":
         return f"{field} must be {context['ge']} or more, not {shown(given)}"
     if kind == "less_than_equal":
@@ -141,8 +142,8 @@ def _quoting_advice(path: Path, given: Any, origins: Origins) -> str:
     return f'{word} is a number, write "{word}" in quotes'
 
 
-def _choice(path: Path, given: Any) -> str:
-    owner = _model_at(path[:-1])
+def _choice(path: Path, given: Any, root: type[BaseModel]) -> str:
+    owner = _model_at(path[:-1], root)
     choices: list[str] = []
     if owner is not None:
         annotation = owner.model_fields[str(path[-1])].annotation
@@ -152,10 +153,10 @@ def _choice(path: Path, given: Any) -> str:
     return f"{', '.join(choices[:-1])} or {choices[-1]}, not {shown(given)}{meant}"
 
 
-def _unknown(path: Path) -> tuple[str, str]:
+def _unknown(path: Path, root: type[BaseModel]) -> tuple[str, str]:
     """The sentence and the hint for a field that does not exist."""
     field, name = dotted(path), str(path[-1])
-    owner = _model_at(path[:-1])
+    owner = _model_at(path[:-1], root)
     if owner is None:
         return f"{field} is not a known field", ""
     why = getattr(owner, "refused", {}).get(name)
@@ -169,9 +170,9 @@ def _unknown(path: Path) -> tuple[str, str]:
     return f"{field} is not a known field{meant}", hint
 
 
-def _model_at(path: Path) -> type[BaseModel] | None:
+def _model_at(path: Path, root: type[BaseModel]) -> type[BaseModel] | None:
     """The model that validates what stands at `path`; None inside free JSON."""
-    current: Any = ClusterConfig
+    current: Any = root
     for part in path:
         if isinstance(part, int):
             current = next((get_args(one)[0] for one in _parts(current) if get_origin(one) is list), None)
