@@ -109,7 +109,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="kraynd",
         description="Keeps Ray clusters on Kubernetes as declared in ~/.krayne/clusters, and their local ports alive.",
-        epilog="It stays in the foreground; `krayne daemon start` puts it in the background. KRAYNE_HOME moves ~/.krayne.",
+        epilog="It stays in the foreground; `krayne daemon start` puts it in the background.",
     )
     parser.add_argument("--log-level", choices=LEVELS, help="how much is logged (default: kraynd.yaml's, info)")
     parser.add_argument("--log-stderr", action="store_true", help="log on stderr, also when it is not a terminal")

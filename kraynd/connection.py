@@ -48,6 +48,7 @@ class Connection:
         self._on_change = on_change
         self._on_link = on_link
         self._poked = anyio.Event()
+        self._contacted = anyio.Event()
         self._reload = False
         self._trouble = UNSETTLED
         self.link: Link | None = None
@@ -63,6 +64,10 @@ class Connection:
         if self.link is None:
             return ""
         return self.link.world.id or self.link.world.fingerprint
+
+    async def contacted(self) -> None:
+        """Wait for the first contact, good or bad."""
+        await self._contacted.wait()
 
     async def run(self) -> None:
         """Keep a world until cancelled."""
@@ -123,10 +128,13 @@ class Connection:
         link = self.link
         if key is None and link is not None and link.world.id is not None:
             self._memory.learn_world(link.world.fingerprint, link.world.id)
+        if link is not None and link.world.state.condition != "connecting":
+            self._contacted.set()
         self._on_change(key)
 
     def _say(self, state: WorldState) -> None:
         self._trouble = state
+        self._contacted.set()
         self._on_change(None)
 
 

@@ -207,7 +207,7 @@ class Daemon:
         try:
             await self.memory.save()
         except OSError as error:
-            log.error("the state file cannot be written: %s", error)
+            log.warning("the state file cannot be written: %s", error)
 
     def _specs(self, key: ClusterKey) -> list[ForwardSpec]:
         return [

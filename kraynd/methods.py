@@ -44,6 +44,9 @@ class Backend(Board, Protocol):
     def forwards(self) -> tuple[ForwardView, ...]:
         """Every forward that is on."""
 
+    async def contacted(self) -> None:
+        """Wait, bounded, for the outcome of a new daemon's first contact with Kubernetes."""
+
     def default_namespace(self) -> str:
         """The context's own namespace."""
 
@@ -110,7 +113,15 @@ class Methods:
 
     def _handler(self, name: str) -> Callable[[Call, Any], Awaitable[Any]]:
         found: Callable[[Call, Any], Awaitable[Any]] = getattr(self, name.replace(".", "_"))
-        return found
+        if not name.startswith(("cluster.", "forward.", "view.")):
+            return found
+
+        async def informed(call: Call, params: Any) -> Any:
+            """Answer from what Kubernetes says, not from the emptiness before the first contact."""
+            await self._backend.contacted()
+            return await found(call, params)
+
+        return informed
 
     # The daemon.
 

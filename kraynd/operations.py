@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 from importlib.metadata import version
 from typing import Any, Protocol
 
+import anyio
 import msgspec
 
 from kraynd.changes import Changes, Subscription
@@ -43,6 +44,7 @@ from krayne.errors import (
 from krayne.messages import ClientVersions, ClusterDetails, ClusterView, DaemonStatus, ForwardView, ServiceView
 
 SETTLE_SECONDS = 10.0  # what a create, scale or delete waits for its first write; the API server's own deadline
+CONTACT_SECONDS = 3.0  # what the first question to a new daemon may wait for its first contact
 FOREIGN = ("foreign", "unowned")
 
 
@@ -80,6 +82,7 @@ class Operations:
     def __init__(self, parts: Parts, *, started: float) -> None:
         self._parts = parts
         self._started = started
+        self._informed = False
 
     # What is shown.
 
@@ -106,6 +109,25 @@ class Operations:
     def forwards(self) -> tuple[ForwardView, ...]:
         """Every forward that is on."""
         return tuple(self._forward(state) for state in self._parts.forwards.states().values())
+
+    async def contacted(self) -> None:
+        """Wait, bounded, for the outcome of the first contact with Kubernetes, and what it means for the clusters."""
+        if self._informed:
+            return
+        with anyio.move_on_after(CONTACT_SECONDS):
+            await self._parts.connection.contacted()
+            with self._parts.changes.subscribe() as news:
+                while self._uninformed():
+                    await news.changes()
+        self._informed = True
+
+    def _uninformed(self) -> bool:
+        """Whether a cluster was not looked at yet since Kubernetes answered."""
+        link, statuses = self._parts.connection.link, self._parts.reconciler.statuses
+        if link is None or link.world.state.condition != "ready":
+            return False
+        keys = {*link.world.clusters, *self._parts.desired.snapshot.clusters}
+        return any(key not in statuses or statuses[key].status.phase == "unreachable" for key in keys)
 
     def default_namespace(self) -> str:
         """The context's own namespace."""
@@ -316,9 +338,9 @@ class Operations:
 
     def _services(self, key: ClusterKey) -> tuple[ServiceView, ...]:
         states = self._parts.forwards.states()
-        reports = self._parts.reports.get(key, {})
+        reports = self._parts.reports.get(key)
         return tuple(
-            service_view(offer, self.local_port(offer.key), states.get(offer.key), reports.get(offer.service.name))
+            service_view(offer, self.local_port(offer.key), states.get(offer.key), reports)
             for offer in self.offers(key)
         )
 

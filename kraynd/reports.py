@@ -66,7 +66,7 @@ class _Course:
 
 
 class Reports:
-    """`latest` holds every cluster's newest report; `on_change` hears of differences."""
+    """`latest` holds the newest report of every cluster that was asked; `on_change` hears of differences."""
 
     def __init__(self, on_change: Callable[[ClusterKey], None]) -> None:
         self.latest: dict[ClusterKey, Mapping[str, ServiceReport]] = {}
@@ -80,11 +80,11 @@ class Reports:
         if opener is None or target is None:
             if course is not None:
                 del self._courses[key]
-                self._learn(key, {})
+                self._learn(key, None)
             return
         if course is None or course.target.uid != target.uid or course.opener is not opener:
             self._courses[key] = _Course(opener, target)
-            self._learn(key, {})
+            self._learn(key, None)
             self._news.set()
 
     async def run(self) -> None:
@@ -106,6 +106,7 @@ class Reports:
         now = anyio.current_time()
         if report is None:
             course.due = now + QUIET_AFTER
+            self._learn(key, {})
             return
         states = {one.state for one in report.values()}
         course.due = now + (ASK_EVERY if "installing" in states else QUIET_AFTER)
@@ -130,7 +131,11 @@ class Reports:
             if stream is not None and not answer.ended.is_set():
                 stream.abort("no answer in time")
 
-    def _learn(self, key: ClusterKey, report: Mapping[str, ServiceReport]) -> None:
-        if self.latest.get(key, {}) != report:
+    def _learn(self, key: ClusterKey, report: Mapping[str, ServiceReport] | None) -> None:
+        if self.latest.get(key) == report:
+            return
+        if report is None:
+            del self.latest[key]
+        else:
             self.latest[key] = report
-            self._on_change(key)
+        self._on_change(key)

@@ -7,25 +7,29 @@ not say otherwise.
 from collections.abc import Iterable, Mapping
 
 from kraynd.core.bootstrap import ServiceReport
-from kraynd.core.model import service_url
+from kraynd.core.model import CODE_SERVER, NOTEBOOK, SSH, service_url
 from kraynd.forwards import ForwardState
 from kraynd.offers import Offer
 from kraynd.reconciler import ClusterState
 from krayne import messages
 from krayne.messages import ClusterDetails, ClusterView, ForwardView, GroupView, HeadView, ServiceView, Workers
 
+BOOTSTRAPPED = frozenset({NOTEBOOK.name, CODE_SERVER.name, SSH.name})  # they report; Ray's own ports do not
+
 
 def service_view(
-    offer: Offer, local_port: int, forward: ForwardState | None, report: ServiceReport | None
+    offer: Offer, local_port: int, forward: ForwardState | None, reports: Mapping[str, ServiceReport] | None
 ) -> ServiceView:
-    """One service's row. `local_port` 0: none yet."""
+    """One service's row. `local_port` 0: none yet. `reports` None: the pod was not asked yet; empty: it did not say."""
     service = offer.service
     url = service_url(service, offer.key.cluster, local_port) if local_port and offer.on else ""
-    state, reason = _service_state(offer, forward, report)
+    state, reason = _service_state(offer, forward, reports)
     return ServiceView(service.name, service.remote_port, local_port, url, state, reason)
 
 
-def _service_state(offer: Offer, forward: ForwardState | None, report: ServiceReport | None) -> tuple[str, str]:
+def _service_state(
+    offer: Offer, forward: ForwardState | None, reports: Mapping[str, ServiceReport] | None
+) -> tuple[str, str]:
     if not offer.on:
         return messages.OFF, "closed by tun-close"
     if forward is None:
@@ -34,6 +38,9 @@ def _service_state(offer: Offer, forward: ForwardState | None, report: ServiceRe
         return messages.PORT_TAKEN, forward.reason
     if forward.state == "holding":
         return messages.HOLDING, forward.reason
+    if reports is None and offer.service.name in BOOTSTRAPPED:
+        return messages.INSTALLING, "the pod was not asked yet"
+    report = (reports or {}).get(offer.service.name)
     if report is not None and report.state != "running":
         return (messages.FAILED if report.state == "failed" else messages.INSTALLING), report.reason
     if forward.state == "refused":

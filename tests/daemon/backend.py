@@ -111,6 +111,9 @@ class MemoryBackend:
     def forwards(self) -> tuple[ForwardView, ...]:
         return self.listed_forwards
 
+    async def contacted(self) -> None:
+        pass
+
     def default_namespace(self) -> str:
         return "default"
 
