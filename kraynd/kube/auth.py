@@ -11,7 +11,9 @@ import ssl
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Any
+from urllib.parse import quote, urlsplit
 
 import anyio
 import msgspec
@@ -22,10 +24,10 @@ from kubernetes_asyncio.config.kube_config import KubeConfigMerger
 from kraynd.core.model import Json
 from kraynd.kube.exec_plugin import Credential, run_plugin
 from krayne.config import KrayneSettings
-from krayne.errors import KubeConfigError
+from krayne.errors import KubeConfigError, LoginNeededError
 
 IN_CLUSTER = "/var/run/secrets/kubernetes.io/serviceaccount"
-EXPIRY_MARGIN = 60.0  # seconds before a token's end at which a new one is fetched
+PLUGIN_REST = 5.0  # seconds a plugin's failure is the answer to whoever asks next: one storm of requests, one run
 TOKEN_FILE_TRUST = 60.0  # seconds a token file's content is kept: mounted tokens rotate
 
 
@@ -82,6 +84,11 @@ def _check_safe(path: str) -> None:
             f"the kubeconfig {path} can be written by other users, who could make it run commands as you",
             hint=f"chmod go-w {path}",
         )
+    if os.geteuid() != 0 and found.st_uid not in (0, os.geteuid()):
+        raise KubeConfigError(
+            f"the kubeconfig {path} belongs to another user, who could make it run commands as you",
+            hint="copy it to a file of your own",
+        )
 
 
 def _merge(files: list[str]) -> Any:
@@ -95,12 +102,24 @@ def _merge(files: list[str]) -> Any:
     except OSError as error:
         raise KubeConfigError(f"the kubeconfig {error.filename} cannot be read: {error.strerror}") from error
     except (ConfigException, TypeError, KeyError, AttributeError, UnicodeDecodeError, RecursionError):
-        raise KubeConfigError(
-            f"the kubeconfig {', '.join(files)} is malformed: it does not hold lists of clusters, contexts and users"
-        ) from None
+        raise _malformed(files) from None
+
+
+def _malformed(files: list[str]) -> KubeConfigError:
+    return KubeConfigError(
+        f"the kubeconfig {', '.join(files)} is malformed: it does not hold lists of clusters, contexts and users"
+    )
 
 
 def _choose(config: Any, wanted: str | None, files: list[str]) -> Access:
+    """The context to use. Raises KubeConfigError, also for entries of a wrong shape."""
+    try:
+        return _chosen(config, wanted, files)
+    except (ConfigException, TypeError, KeyError, AttributeError, ValueError):
+        raise _malformed(files) from None
+
+
+def _chosen(config: Any, wanted: str | None, files: list[str]) -> Access:
     contexts = {str(one["name"]): one for one in config.value["contexts"]}
     name = wanted or config.value.get("current-context") or ""
     if not name:
@@ -116,7 +135,7 @@ def _choose(config: Any, wanted: str | None, files: list[str]) -> Access:
     context = contexts[name].value.get("context") or {}
     cluster = _named(config, "clusters", "cluster", context.get("cluster"), name)
     user_name = context.get("user")
-    user = _named(config, "users", "user", user_name, name) if user_name else (({}), os.path.dirname(files[0]))
+    user = _named(config, "users", "user", user_name, name) if user_name else ({}, os.path.dirname(files[0]))
     server = str(cluster[0].get("server") or "").rstrip("/")
     if not server.startswith(("https://", "http://")):
         raise KubeConfigError(f"the cluster of context {name} has no server address")
@@ -175,6 +194,7 @@ class ApiEndpoint:
         self._environ = dict(os.environ if environ is None else environ)
         self._wall = wall
         self._credential: Credential | None = None
+        self._failure: tuple[float, LoginNeededError | None] = (0.0, None)
         self._file_token: tuple[float, str] = (0.0, "")
         self._refreshing = anyio.Lock()
         self.proxy = _proxy(access, self._environ)
@@ -195,8 +215,11 @@ class ApiEndpoint:
         return any(stamp(path) != known for path, known in self.access.stamps)
 
     async def headers(self, refresh: bool = False) -> dict[str, str]:
-        """What authenticates a request. `refresh`: the last ones were refused. Raises LoginNeededError."""
-        made = dict(_impersonation(self.access.user))
+        """What authenticates a request. `refresh`: the last ones were refused. Raises LoginNeededError.
+
+        A header that must be repeated (one Impersonate-Group a group) is here in several spellings: send every item.
+        """
+        made = _spelled(_impersonation(self.access.user))
         user = self.access.user
         if user.get("exec"):
             credential = await self._plugin_credential(refresh)
@@ -215,16 +238,23 @@ class ApiEndpoint:
         refused = self._credential
         async with self._refreshing:
             known = self._credential
-            # Whoever waited for the lock while another refreshed takes that one's answer.
-            fresh = known is not None and (not refresh or known is not refused)
-            if known is not None and fresh and (known.expires is None or known.expires - EXPIRY_MARGIN > self._wall()):
+            # Whoever waited for the lock while another refreshed takes that one's answer, a failure too.
+            if known is not None and (not refresh or known is not refused) and known.fresh(self._wall()):
                 return known
-            made = await run_plugin(
-                self.access.user["exec"], _plugin_cluster(self.access), environ=self._environ, cwd=self.access.folder
-            )
+            failed_at, failure = self._failure
+            if failure is not None and 0 <= self._wall() - failed_at < PLUGIN_REST:
+                raise LoginNeededError(failure.message, hint=failure.hint)
+            try:
+                made = await run_plugin(
+                    self.access.user["exec"], _plugin_cluster(self.access), environ=self._environ,
+                    cwd=self.access.folder, wall=self._wall,
+                )  # fmt: skip
+            except LoginNeededError as error:
+                self._failure = (self._wall(), error)
+                raise
             if made.client_certificate:
                 self.ssl = _context(self.access, made)
-            self._credential = made
+            self._credential, self._failure = made, (0.0, None)
             return made
 
     def _token_from_file(self, refresh: bool) -> str:
@@ -256,9 +286,25 @@ def _refuse_legacy(access: Access) -> None:
 
 
 def _impersonation(user: Json) -> list[tuple[str, str]]:
+    """client-go's transport/round_trippers.go: one header a group and a value, keys of extras percent-encoded."""
     made = [("Impersonate-User", str(user["as"]))] if user.get("as") else []
-    if user.get("as-groups"):
-        made.append(("Impersonate-Group", ",".join(map(str, user["as-groups"]))))
+    if user.get("as-uid"):
+        made.append(("Impersonate-Uid", str(user["as-uid"])))
+    made += [("Impersonate-Group", str(one)) for one in user.get("as-groups") or ()]
+    for key, values in (user.get("as-user-extra") or {}).items():
+        made += [(f"Impersonate-Extra-{quote(str(key), safe='')}", str(one)) for one in values or ()]
+    return made
+
+
+def _spelled(pairs: list[tuple[str, str]]) -> dict[str, str]:
+    """Repeated names told apart by letter case, which header names do not have: one more capital or less each time."""
+    made: dict[str, str] = {}
+    for name, value in pairs:
+        spelling, number = name, 0
+        while spelling in made:
+            number += 1
+            spelling = "".join(one.swapcase() if number >> index & 1 else one for index, one in enumerate(name))
+        made[spelling] = value
     return made
 
 
@@ -311,36 +357,73 @@ def _context(access: Access, credential: Credential | None) -> ssl.SSLContext:
 
 def _load_client(context: ssl.SSLContext, user: Json, credential: Credential | None) -> None:
     if credential is not None:
-        _load_texts(context, credential.client_certificate, credential.client_key)
+        certificate, key = credential.client_certificate, credential.client_key
+    else:
+        certificate, key = _text(user, "client-certificate"), _text(user, "client-key")
+    if not certificate:
         return
-    certificate, key = user.get("client-certificate-data"), user.get("client-key-data")
-    if certificate and key:
-        _load_texts(context, base64.b64decode(certificate).decode(), base64.b64decode(key).decode())
-    elif user.get("client-certificate"):
-        certificate, key = str(user["client-certificate"]), user.get("client-key")
-        _read(certificate)
-        context.load_cert_chain(certificate, str(key) if key else None)
-
-
-def _load_texts(context: ssl.SSLContext, certificate: str, key: str) -> None:
     # OpenSSL takes a key only from a file; it lives for this call, in a directory of ours alone.
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "pair.pem")
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(certificate + "\n" + key)
-        context.load_cert_chain(path)
+        # With a password given it never asks the terminal for one.
+        context.load_cert_chain(path, password=b"")
+
+
+def _text(user: Json, name: str) -> str:
+    """A kubeconfig's PEM entry: its -data, else its file."""
+    data = user.get(f"{name}-data")
+    return base64.b64decode(data).decode() if data else _read(user.get(name))
 
 
 def _proxy(access: Access, environ: Mapping[str, str]) -> str | None:
-    if access.cluster.get("proxy-url"):
-        return str(access.cluster["proxy-url"])
-    host = access.server.split("://", 1)[1].split("/", 1)[0].rpartition("@")[2]
-    bare = host[1 : host.index("]")] if host.startswith("[") else host.partition(":")[0]
-    excepted = environ.get("NO_PROXY") or environ.get("no_proxy") or ""
-    for one in filter(None, (part.strip().lstrip(".") for part in excepted.split(","))):
-        if one in ("*", bare, host) or bare.endswith("." + one):
+    """proxy-url, else what the environment says, as Go reads it (golang.org/x/net/http/httpproxy)."""
+    found = str(access.cluster.get("proxy-url") or "")
+    if not found:
+        address = urlsplit(access.server)
+        excepted = environ.get("NO_PROXY") or environ.get("no_proxy") or ""
+        if _is_excepted(address.hostname or "", address.port or 443, excepted):
             return None
-    if bare in ("localhost", "::1") or bare.startswith("127."):
+        name = f"{address.scheme}_proxy"
+        found = environ.get(name.upper()) or environ.get(name) or ""
+    if not found:
         return None
-    scheme = "HTTPS_PROXY" if access.server.startswith("https") else "HTTP_PROXY"
-    return environ.get(scheme) or environ.get(scheme.lower()) or None
+    found = found if "://" in found else f"http://{found}"
+    if not found.startswith(("http://", "https://")):
+        raise KubeConfigError(
+            f"the proxy of context {access.context} is of a kind krayne cannot use: {found.partition('://')[0]}",
+            hint="http and https proxies work",
+        )
+    return found
+
+
+def _is_excepted(host: str, port: int, excepted: str) -> bool:
+    address = _address(host)
+    if host == "localhost" or (address is not None and address.is_loopback):
+        return True
+    for one in filter(None, (part.strip().lower() for part in excepted.split(","))):
+        name, _, number = one.rpartition(":")
+        if name and number.isdigit() and _address(one) is None:
+            if int(number) != port:
+                continue
+            one = name
+        if one == "*" or host == one.lstrip(".") or host.endswith("." + one.lstrip("*").lstrip(".")):
+            return True
+        if address is not None and _covers(one, address):
+            return True
+    return False
+
+
+def _address(text: str) -> IPv4Address | IPv6Address | None:
+    try:
+        return ip_address(text.strip("[]"))
+    except ValueError:
+        return None
+
+
+def _covers(network: str, address: IPv4Address | IPv6Address) -> bool:
+    try:
+        return address in ip_network(network.strip("[]"), strict=False)
+    except ValueError:
+        return False

@@ -8,6 +8,8 @@ import random
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing
+from http import HTTPStatus
+from typing import Any
 
 import aiohttp
 import anyio
@@ -15,20 +17,36 @@ import msgspec
 
 from kraynd.core.backoff import Backoff
 from kraynd.core.model import Json
-from kraynd.kube.client import GoneError, KubeClient, refusal, unreachable
+from kraynd.kube.client import GoneError, KubeClient, UnreachedError, refusal, unreachable
 from krayne.errors import KrayneError, KubeConnectionError
 
 PAGE = 500  # objects a list request asks for
-BACKOFF = Backoff(base=1.0, cap=30.0)
-SETTLED = 30.0  # seconds a watch must have lived for the next failure to count as the first
-SILENCE = 90.0  # seconds past the server's own timeout without a byte: the connection is dead
-BOOKMARK_SILENCE = 150.0  # the server sends a bookmark each minute, so this much silence is a dead connection
 LINE_LIMIT = 16 * 1024 * 1024  # bytes of one event; etcd's own limit is 1.5 MiB an object
+GONE_PATIENCE = 3  # lists in a row that may be outdated before they are done, until that is said as trouble
 ObjectKey = tuple[str, str]
 
 
+class WatchSettings(msgspec.Struct, frozen=True):
+    """Paces and deadlines, in seconds.
+
+    `unreached` paces what never arrived: asking costs the server nothing, and status must be true soon after it is
+    back. `refused` paces what it answered. A watch that lived `settled` makes the next failure the first again.
+    `silence`: the server sends a bookmark each minute, so a longer silence is looked into, by opening the watch anew.
+    `lifetime`: what the server is asked to end it after, and as much again at random, so that restarts spread.
+    """
+
+    unreached: Backoff = Backoff(base=1.0, cap=4.0)
+    refused: Backoff = Backoff(base=1.0, cap=30.0)
+    settled: float = 30.0
+    silence: float = 75.0
+    lifetime: float = 300.0
+
+
+DEFAULTS = WatchSettings()
+
+
 class WatchHealth(msgspec.Struct, frozen=True):
-    """`synced`: the cache was whole when last heard of and the watch is up."""
+    """`synced`: the cache was whole when last heard of, and the watch is open. `since`: wall seconds."""
 
     synced: bool
     error: KrayneError | None
@@ -47,7 +65,7 @@ class Reflector:
         on_event: Callable[[Json], None],
         on_health: Callable[[], None],
         rand: Callable[[], float] = random.random,
-        backoff: Backoff = BACKOFF,
+        settings: WatchSettings = DEFAULTS,
     ) -> None:
         self._client = client
         self._path = path
@@ -55,8 +73,9 @@ class Reflector:
         self._on_event = on_event
         self._on_health = on_health
         self._rand = rand
-        self._backoff = backoff
+        self._settings = settings
         self._version = ""
+        self._outdated = 0
         self._woken = anyio.Event()
         self._scope: anyio.CancelScope | None = None
         self.restarts = 0
@@ -74,32 +93,46 @@ class Reflector:
         failures = 0
         while True:
             started = anyio.current_time()
+            error: KrayneError | None = None
             try:
                 with anyio.CancelScope() as scope:
                     self._scope = scope
                     await self._once()
-            except GoneError:
-                self._version = ""
-                error = None
             except KrayneError as met:
                 error = met
-                self._say(False, met)
-            else:
-                error = None
-            self._scope = None
+            finally:
+                self._scope = None
+            self._judge(error)
             self.restarts += 1
             lived = anyio.current_time() - started
-            failures = 1 if lived > SETTLED else failures + 1
-            pause = self._backoff.delay(failures, self._rand()) if error or lived < 1.0 else 0.0
-            with anyio.move_on_after(pause):
+            failures = 1 if lived > self._settings.settled else failures + 1
+            with anyio.move_on_after(self._pause(error, failures, lived)):
                 await self._woken.wait()
                 failures = 0
             self._woken = anyio.Event()
 
+    def _judge(self, error: KrayneError | None) -> None:
+        """What an end of list and watch means for the next start. The cache stays as it is."""
+        if error is None:
+            return
+        if not isinstance(error, UnreachedError):
+            # Whatever the server did not like about resuming, a list has not: it is always right.
+            self._version = ""
+        if isinstance(error, GoneError) and self._outdated < GONE_PATIENCE:
+            self._outdated += 1
+            self._say(False, None)
+        else:
+            self._say(False, error)
+
+    def _pause(self, error: KrayneError | None, failures: int, lived: float) -> float:
+        if error is None and lived >= self._settings.refused.base:
+            return 0.0
+        curve = self._settings.unreached if isinstance(error, UnreachedError) else self._settings.refused
+        return curve.delay(failures, self._rand())
+
     async def _once(self) -> None:
         if not self._version:
             await self._list()
-        self._say(True, None)
         async with aclosing(self._events()) as events:
             async for event in events:
                 self._take(event)
@@ -109,10 +142,11 @@ class Reflector:
         query, version = {"limit": str(PAGE), **self._query}, ""
         while True:
             page = await self._client.get(self._path, **query)
-            metadata = page.get("metadata") or {}
+            metadata, items = page.get("metadata"), page.get("items") or []
+            if not isinstance(metadata, dict) or not str(page.get("kind")).endswith("List"):
+                raise _nonsense("a list")  # and never an empty one
             version = str(metadata.get("resourceVersion") or version)
-            for item in page.get("items") or ():
-                found[_key(item)] = _slim(item)
+            found |= dict(map(_object, items))
             if not metadata.get("continue"):
                 break
             query["continue"] = str(metadata["continue"])
@@ -122,7 +156,7 @@ class Reflector:
                 self._on_event(found.get(key) or before[key])
 
     async def _events(self) -> AsyncGenerator[Json, None]:
-        seconds = int(300 + 300 * self._rand())
+        seconds = int(self._settings.lifetime * (1 + self._rand()))
         query = {
             **self._query,
             "watch": "true",
@@ -131,36 +165,47 @@ class Reflector:
             "timeoutSeconds": str(seconds),
         }
         async with self._client.stream("GET", self._path, query=query) as reply:
-            if reply.status != 200:
-                raise refusal(reply.status, await reply.read(), self._client.endpoint.server)
+            if reply.status != HTTPStatus.OK:
+                raise refusal(reply.status, await self._client.read(reply), self._client.endpoint.server)
+            self._outdated = 0
+            self._say(True, None)
             pending = bytearray()
-            while True:
-                try:
-                    with anyio.fail_after(BOOKMARK_SILENCE):
-                        chunk = await reply.content.readany()
-                except (aiohttp.ClientError, OSError, TimeoutError) as error:
-                    raise unreachable(self._client.endpoint.server, error) from error
-                if not chunk:
-                    return
+            while chunk := await self._chunk(reply):
                 pending += chunk
-                for line in _lines(pending):
-                    yield msgspec.json.decode(line)
+                if b"\n" in chunk:
+                    for line in _lines(pending):
+                        yield _event(line)
                 if len(pending) > LINE_LIMIT:
-                    raise KubeConnectionError("the API server sent an event that is too large")
+                    raise _nonsense("an event of a possible size")
+
+    async def _chunk(self, reply: aiohttp.ClientResponse) -> bytes:
+        """Some bytes of the watch; none at its end, and when there was silence for too long."""
+        try:
+            with anyio.move_on_after(self._settings.silence):
+                return await reply.content.readany()
+        except (aiohttp.ClientError, OSError) as error:
+            raise unreachable(self._client.endpoint.server, error) from error
+        return b""
 
     def _take(self, event: Json) -> None:
-        kind, item = event.get("type"), event.get("object") or {}
+        kind, item = event.get("type"), event.get("object")
+        if not isinstance(item, dict):
+            raise _nonsense("an event")
         if kind == "ERROR":
-            code = int(item.get("code") or 500)
-            raise refusal(code, msgspec.json.encode(item), self._client.endpoint.server)
-        self._version = str((item.get("metadata") or {}).get("resourceVersion") or self._version)
+            raise refusal(_code(item), msgspec.json.encode(item), self._client.endpoint.server)
         if kind == "BOOKMARK":
+            self._version = str((item.get("metadata") or {}).get("resourceVersion") or self._version)
             return
+        key, item = _object(item)
+        version = str(item["metadata"].get("resourceVersion") or self._version)
+        if _is_before(version, self._version):
+            return  # sent twice or out of order: what it says is known, or was true once
+        self._version = version
         if kind == "DELETED":
-            if self.objects.pop(_key(item), None) is not None:
+            if self.objects.pop(key, None) is not None:
                 self._on_event(item)
-        elif kind in ("ADDED", "MODIFIED"):
-            self.objects[_key(item)] = _slim(item)
+        elif kind in ("ADDED", "MODIFIED") and item != self.objects.get(key):
+            self.objects[key] = item
             self._on_event(item)
 
     def _say(self, synced: bool, error: KrayneError | None) -> None:
@@ -182,12 +227,35 @@ def _lines(pending: bytearray) -> Iterator[bytes]:
             yield line
 
 
-def _key(item: Json) -> ObjectKey:
-    metadata = item["metadata"]
-    return str(metadata.get("namespace") or ""), str(metadata["name"])
+def _nonsense(wanted: str) -> KubeConnectionError:
+    return KubeConnectionError(
+        f"the API server answered with something that is not {wanted}",
+        hint="is there a proxy in between?",
+        retryable=True,
+    )
 
 
-def _slim(item: Json) -> Json:
-    """Without managedFields: nothing reads them, and they are half of an object."""
-    item["metadata"].pop("managedFields", None)
-    return item
+def _event(line: bytes) -> Json:
+    try:
+        return msgspec.json.decode(line, type=dict[str, Any])
+    except (msgspec.DecodeError, RecursionError):
+        raise _nonsense("an event") from None
+
+
+def _code(status: Json) -> int:
+    found = status.get("code")
+    return found if isinstance(found, int) else HTTPStatus.INTERNAL_SERVER_ERROR
+
+
+def _object(item: Any) -> tuple[ObjectKey, Json]:
+    """Key and object, without managedFields: nothing reads them, and they are half of an object."""
+    metadata = item.get("metadata") if isinstance(item, dict) else None
+    if not isinstance(metadata, dict) or not metadata.get("name"):
+        raise _nonsense("an object")
+    metadata.pop("managedFields", None)
+    return (str(metadata.get("namespace") or ""), str(metadata["name"])), item
+
+
+def _is_before(version: str, other: str) -> bool:
+    """Versions of one resource are ordered numbers (KEP-5504); where a server has others, nothing is known."""
+    return version.isdigit() and other.isdigit() and int(version) < int(other)

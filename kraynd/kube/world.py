@@ -5,6 +5,7 @@ writes raise.
 """
 
 import hashlib
+import random
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -15,8 +16,9 @@ import msgspec
 from kraynd.core.backoff import Backoff
 from kraynd.core.model import ClusterKey, Json
 from kraynd.kube.auth import ApiEndpoint, load_endpoint
-from kraynd.kube.client import AbsentError, KubeClient
-from kraynd.kube.watch import Reflector
+from kraynd.kube.client import AbsentError, KubeClient, UnreachedError
+from kraynd.kube.watch import DEFAULTS as WATCH_DEFAULTS
+from kraynd.kube.watch import PAGE, ObjectKey, Reflector, WatchSettings
 from krayne.config import KrayneSettings
 from krayne.errors import (
     ClusterNotFoundError,
@@ -30,8 +32,9 @@ from krayne.errors import (
 RAY = "/apis/ray.io/v1"
 CLUSTER_LABEL = "ray.io/cluster"
 KUBERAY_ANNOTATION = "ray.io/kuberay-version"
-FIRST_CONTACT = Backoff(base=0.5, cap=30.0)
-EVENT_PAGES = 200  # events asked for at most: the newest are what matters
+CONTACT = Backoff(base=0.5, cap=4.0)  # nobody answers: asking costs the server nothing
+REFUSED = Backoff(base=1.0, cap=15.0)  # KubeRay may be installed, a right granted, a login done at any time
+EVENT_PAGES = 10  # of a busy namespace's events; the API cannot ask for the newest
 CONDITIONS = {
     "api-unreachable": "unreachable",
     "login-needed": "login-needed",
@@ -68,6 +71,10 @@ class World:
         on_change: Callable[[ClusterKey | None], None],
         known_worlds: Mapping[str, str] | None = None,
         endpoint: ApiEndpoint | None = None,
+        watching: WatchSettings = WATCH_DEFAULTS,
+        contact: Backoff = CONTACT,
+        refused: Backoff = REFUSED,
+        rand: Callable[[], float] = random.random,
     ) -> None:
         self.transport = endpoint or load_endpoint(settings)
         access = self.transport.access
@@ -79,7 +86,9 @@ class World:
         self.limited_to: tuple[str, ...] = ()
         self.clusters: dict[ClusterKey, Json] = {}
         self._pods: dict[ClusterKey, dict[str, Json]] = defaultdict(dict)
+        self._homes: dict[ObjectKey, ClusterKey] = {}
         self._client = KubeClient(self.transport)
+        self._watching, self._backoffs, self._rand = watching, (contact, refused), rand
         self._namespaces = namespaces
         self._on_change = on_change
         self._reflectors: list[Reflector] = []
@@ -112,50 +121,63 @@ class World:
     async def run(self) -> None:
         """Contact, watch, and go on through any trouble, until cancelled."""
         try:
-            failures = 0
-            while True:
-                try:
-                    await self._contact()
-                    async with anyio.create_task_group() as tasks:
-                        for one in self._watches(await self._scopes()):
-                            self._reflectors.append(one)
-                        for one in self._reflectors:
-                            tasks.start_soon(one.run)
-                except KrayneError as error:
-                    self._say(error)
-                failures += 1
-                with anyio.move_on_after(FIRST_CONTACT.delay(failures, 0.0)):
-                    await self._woken.wait()
-                    failures = 0
-                self._woken = anyio.Event()
+            self._reflectors = self._watches(await self._first_contact())
+            async with anyio.create_task_group() as tasks:
+                for one in self._reflectors:
+                    tasks.start_soon(one.run)
         finally:
             with anyio.CancelScope(shield=True), anyio.move_on_after(1.0):
                 await self._client.close()
 
     # Contact.
 
+    async def _first_contact(self) -> tuple[str, ...]:
+        """Try until it succeeds; returns the namespaces to watch, none for all."""
+        failures = 0
+        while True:
+            try:
+                await self._contact()
+                return await self._scopes()
+            except KrayneError as error:
+                self._say(error)
+                unreached, refused = self._backoffs
+                curve = unreached if isinstance(error, UnreachedError) else refused
+            failures += 1
+            with anyio.move_on_after(curve.delay(failures, self._rand())):
+                await self._woken.wait()
+                failures = 0
+            self._woken = anyio.Event()
+
     async def _contact(self) -> None:
         """Which world this is, and whether KubeRay serves RayClusters. Raises KrayneError."""
-        if self.id is None:
-            self.id = await self._identify()
+        found = await self._identify()
+        if found != self.id:
+            self.id = found
             self._on_change(None)
         try:
             served = await self._client.get(RAY)
         except AbsentError:
-            raise KubeRayNotInstalledError(
-                f"{self.server} serves no RayClusters: KubeRay is not installed",
-                hint="install the KubeRay operator: https://docs.ray.io/en/latest/cluster/kubernetes/getting-started.html",
-            ) from None
+            raise self._no_kuberay() from None
         if not any(one.get("name") == "rayclusters" for one in served.get("resources") or ()):
-            raise KubeRayNotInstalledError(f"{self.server} serves ray.io/v1 without RayClusters")
+            raise self._no_kuberay()
         self.kuberay = KubeRay(True, self.kuberay.version)
 
+    def _no_kuberay(self) -> KubeRayNotInstalledError:
+        return KubeRayNotInstalledError(
+            f"{self.server} serves no RayClusters: KubeRay is not installed",
+            hint="install the KubeRay operator: https://docs.ray.io/en/latest/cluster/kubernetes/getting-started.html",
+        )
+
     async def _identify(self) -> str:
+        """The known id is asked for again: another cluster may stand at the same address with the same CA."""
+        makeshift = hashlib.sha256(self.fingerprint.encode()).hexdigest()[:32]
         try:
             found = await self._client.get("/api/v1/namespaces/kube-system")
-            return str(found["metadata"]["uid"])
+            uid = str((found.get("metadata") or {}).get("uid") or "")
         except (ForbiddenError, AbsentError):
-            return hashlib.sha256(self.fingerprint.encode()).hexdigest()[:32]
+            uid = ""
+        # What memory knows under the makeshift id stays there, though the right to read the real one has come.
+        return makeshift if self.id == makeshift else uid or self.id or makeshift
 
     async def _scopes(self) -> tuple[str, ...]:
         """Empty for the whole cluster; the namespaces when RBAC allows no more."""
@@ -170,18 +192,20 @@ class World:
         return ()
 
     def _watches(self, namespaces: tuple[str, ...]) -> list[Reflector]:
+        """Two for each namespace, of RayClusters and of pods, in this order."""
         self.limited_to = namespaces
         made = []
         for part in [f"/namespaces/{one}" for one in namespaces] or [""]:
-            made.append(
-                Reflector(self._client, f"{RAY}{part}/rayclusters", on_event=self._cluster_seen, on_health=self._health)
-            )
-            made.append(
-                Reflector(
-                    self._client, f"/api/v1{part}/pods", selector=CLUSTER_LABEL, on_event=self._pod_seen,
-                    on_health=self._health,
-                )
-            )  # fmt: skip
+            for path, selector, seen in (
+                (f"{RAY}{part}/rayclusters", "", self._cluster_seen),
+                (f"/api/v1{part}/pods", CLUSTER_LABEL, self._pod_seen),
+            ):
+                made.append(
+                    Reflector(
+                        self._client, path, selector=selector, on_event=seen, on_health=self._health, rand=self._rand,
+                        settings=self._watching,
+                    )
+                )  # fmt: skip
         return made
 
     # What the watches say.
@@ -197,19 +221,24 @@ class World:
 
     def _pod_seen(self, item: Json) -> None:
         metadata = item["metadata"]
-        key = _cluster_key(item, (metadata.get("labels") or {}).get(CLUSTER_LABEL, ""))
-        place = (metadata.get("namespace") or "", metadata["name"])
+        place = (str(metadata.get("namespace") or ""), str(metadata["name"]))
         live = next((one.objects[place] for one in self._reflectors[1::2] if place in one.objects), None)
-        if live is None:
-            self._pods[key].pop(metadata["name"], None)
-            if not self._pods[key]:
-                del self._pods[key]
-        else:
-            self._pods[key][metadata["name"]] = live
-            version = (metadata.get("annotations") or {}).get(KUBERAY_ANNOTATION)
+        key = (
+            None if live is None else _cluster_key(live, (live["metadata"].get("labels") or {}).get(CLUSTER_LABEL, ""))
+        )
+        was = self._homes.pop(place, None)
+        if was is not None and was != key:
+            self._pods[was].pop(place[1], None)
+            if not self._pods[was]:
+                del self._pods[was]
+            self._on_change(was)
+        if key is not None and live is not None:
+            self._homes[place] = key
+            self._pods[key][place[1]] = live
+            version = (live["metadata"].get("annotations") or {}).get(KUBERAY_ANNOTATION)
             if version:
                 self.kuberay = KubeRay(True, str(version))
-        self._on_change(key)
+            self._on_change(key)
 
     def _health(self) -> None:
         errors = [one.health.error for one in self._reflectors if one.health.error is not None]
@@ -217,9 +246,14 @@ class World:
             self._say(errors[0])
         elif self.synced:
             where = f" (namespaces {', '.join(self.limited_to)})" if self.limited_to else ""
+            self.kuberay = KubeRay(True, self.kuberay.version)
             self._set("ready", f"connected to {self.server}{where}", "")
 
     def _say(self, error: KrayneError) -> None:
+        if isinstance(error, AbsentError):
+            error = self._no_kuberay()
+        if isinstance(error, KubeRayNotInstalledError):
+            self.kuberay = KubeRay()
         self._set(CONDITIONS.get(error.kind, "unreachable"), error.message, error.hint)
 
     def _set(self, condition: str, reason: str, hint: str) -> None:
@@ -231,13 +265,24 @@ class World:
 
     async def events_for(self, namespace: str, uids: Collection[str]) -> tuple[Json, ...]:
         """The events of these objects. Raises KrayneError."""
-        found = await self._client.get(f"/api/v1/namespaces/{namespace}/events", limit=str(EVENT_PAGES))
-        return tuple(one for one in found.get("items") or () if (one.get("involvedObject") or {}).get("uid") in uids)
+        path, query, found = f"/api/v1/namespaces/{namespace}/events", {"limit": str(PAGE)}, list[Json]()
+        for _ in range(EVENT_PAGES):
+            page = await self._client.get(path, **query)
+            items = page.get("items") or ()
+            found += [one for one in items if (one.get("involvedObject") or {}).get("uid") in uids]
+            token = (page.get("metadata") or {}).get("continue")
+            if not token:
+                break
+            query["continue"] = str(token)
+        return tuple(found)
 
     async def create(self, manifest: Json) -> Json:
         """Create a RayCluster."""
         namespace = manifest["metadata"]["namespace"]
-        return await self._client.create(f"{RAY}/namespaces/{namespace}/rayclusters", manifest)
+        try:
+            return await self._client.create(f"{RAY}/namespaces/{namespace}/rayclusters", manifest)
+        except AbsentError:
+            raise self._no_kuberay() from None
 
     async def patch(self, key: ClusterKey, ops: Sequence[Json]) -> Json:
         """Change a RayCluster by a JSON patch."""
