@@ -95,7 +95,7 @@ def build() -> None:
         go_version = _run([str(go), "env", "GOVERSION"], GO_SOURCES)
         for program in PROGRAMS:
             stamp = _stamp(program, go_version)
-            stamp_file = binary(program.name).with_suffix(".stamp")
+            stamp_file = binary(f"{program.name}.stamp")
             if binary(program.name).exists() and _read(stamp_file) == stamp:
                 continue
             _build_one(go, program)
@@ -129,7 +129,7 @@ def _build_one(go: Path, program: Program) -> None:
     target = binary(program.name)
     target.parent.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
-    fresh = target.with_suffix(".new")
+    fresh = binary(f"{program.name}.new")
     flags = f"-s -w {program.ldflags}".strip()
     nice = ["nice"] if shutil.which("nice") else []
     _run([*nice, str(go), "build", "-ldflags", flags, "-o", str(fresh), program.package], GO_SOURCES / program.folder)

@@ -51,16 +51,19 @@ def _run(argv: list[str]) -> None:
 
 
 class RealRay:
-    """One Ray head. `ports` maps the pod's ports to those of this machine."""
+    """One Ray head. `ports` maps the pod's ports to those of this machine; `folder` is its temporary folder."""
 
     def __init__(self, logs: Path) -> None:
+        self._logs = logs
         self._held = {name: Port() for name in _FLAGS}
         self._workers = Port(block=True)
         self.ports = {pod_port: self._held[flag].number for flag, pod_port in _FLAGS.items() if pod_port}
         # Ray puts Unix sockets deep below this folder, and their path may have 107 bytes only.
-        self._temp = Path(tempfile.mkdtemp(prefix="kr", dir="/tmp"))
+        self.folder = Path(tempfile.mkdtemp(prefix="kr", dir="/tmp"))
         ray = ray_python().with_name("ray")
-        self._child = Child("ray", [str(ray), *self._arguments()], logs, env=_environment(), guarded=True)
+        self._child = Child(
+            "ray", [str(ray), *self._arguments()], logs, env=_environment(logs.parents[1]), guarded=True
+        )
 
     @classmethod
     def start(cls, logs: Path) -> Self:
@@ -90,11 +93,13 @@ class RealRay:
             plane.node.map_port(namespace, pod, pod_port, port)
 
     def stop(self) -> None:
-        """End all its processes and forget its files."""
+        """End all its processes and forget its files, except its logs."""
         self._child.stop()
+        with suppress(shutil.Error, OSError):  # a Ray that never came up has none
+            shutil.copytree(self.folder / "session_latest" / "logs", self._logs.with_suffix(".d"), dirs_exist_ok=True)
         for port in (*self._held.values(), self._workers):
             port.release()
-        shutil.rmtree(self._temp, ignore_errors=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def _arguments(self) -> list[str]:
         workers = self._workers.number
@@ -104,7 +109,7 @@ class RealRay:
             "--block",
             "--node-ip-address=127.0.0.1",
             "--dashboard-host=127.0.0.1",
-            f"--temp-dir={self._temp}",
+            f"--temp-dir={self.folder}",
             f"--min-worker-port={workers}",
             f"--max-worker-port={workers + SPAN - 1}",
             "--num-cpus=2",
@@ -127,9 +132,12 @@ _FLAGS = {
 }
 
 
-def _environment() -> dict[str, str]:
+def _environment(plane: Path) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    return {**kept, "RAY_USAGE_STATS_ENABLED": "0"}
+    # Ray's client server forks while its gRPC threads run; with gRPC's fork handlers on, about one child in
+    # eight died before its first line, on a busy machine.
+    ours = {"GRPC_ENABLE_FORK_SUPPORT": "0", "RAY_USAGE_STATS_ENABLED": "0", "KRAYNE_TEST_RAY": str(plane)}
+    return {**kept, **ours}
 
 
 class Follower:
