@@ -59,7 +59,7 @@ class Daemon:
         self.connection = Connection(
             self.memory,
             namespaces=settings.namespaces,
-            tunnels=TunnelSettings(idle_seconds=settings.tunnel_idle_seconds),
+            tunnels=TunnelSettings(idle=settings.tunnel_idle_seconds),
             on_change=self._world_changed,
             on_link=self._linked,
         )

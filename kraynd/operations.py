@@ -412,7 +412,7 @@ def scaled(
     index = names.index(group) if group is not None else 0
     old = config.worker_groups[index]
     wanted = replicas if replicas is not None else old.replicas
-    low = minimum if minimum is not None else min(old.min_replicas, wanted)
+    low = minimum if minimum is not None else min(old.min_replicas, wanted, *([] if maximum is None else [maximum]))
     high = maximum if maximum is not None else max(old.max_replicas, wanted, low)
     wanted = wanted if replicas is not None else min(max(wanted, low), high)
     new = {"replicas": wanted, "min_replicas": low, "max_replicas": high}

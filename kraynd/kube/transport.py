@@ -12,7 +12,7 @@ import sys
 from asyncio import sslproto
 from collections.abc import Mapping
 from ssl import SSLContext, create_default_context
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 from urllib.parse import unquote, urlsplit
 
 import anyio
@@ -100,8 +100,8 @@ class Greeting(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Part of asyncio's protocol."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # Not asserted: uvloop's TLS transport has the methods, but not the class.
+        self._transport = cast("asyncio.Transport", transport)
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 asyncio names it
         """Part of asyncio's protocol."""
