@@ -146,6 +146,8 @@ class Clients:
 
     def hurry(self) -> None:
         """Whoever waits between two tries is tried now."""
+        for connection in self._held:
+            self._connections[connection] = self._connections[connection].news()
         news, self._news = self._news, anyio.Event()
         news.set()
         self._limit_newcomers()
@@ -286,11 +288,9 @@ class Clients:
             elif delay := self._connections[connection].delay(self._ground.rand()):
                 with anyio.move_on_after(delay):
                     await news.wait()
-            if connection.is_closed:
-                return
-            if news.is_set():
-                self._connections[connection] = self._connections[connection].news()
-            elif pool is not None and target is not None and await self._try(connection, pool, target):
+            if connection.is_closed or news.is_set():
+                continue
+            if pool is not None and target is not None and await self._try(connection, pool, target):
                 return
 
     async def _try(self, connection: LocalConnection, pool: Opener, target: PodTarget) -> bool:
