@@ -298,7 +298,7 @@ class Clients:
             stream = await pool.open(target, self._spec.remote_port, connection, connection.freeze())
         except KrayneError as error:
             self.last_error = error.message
-            if not error.retryable:
+            if not (error.retryable or error.kind == "pod-gone"):  # a pod that is gone is replaced: its aim will come
                 raise
             self._dial_failed(connection, error.message)
             return False

@@ -433,6 +433,19 @@ async def test_a_refusal_that_no_retry_mends_ends_at_once_and_is_shown(house: Ho
     assert house.state().state == "connected"
 
 
+async def test_a_pod_found_gone_by_the_dial_is_waited_for(house: House, no_retries: None) -> None:
+    port = await house.open()
+    house.pool.warm, house.pool.failing = False, KubeConnectionError("pod demo-head is gone", kind="pod-gone")
+    house.aim()
+    client = house.connect(port)
+    await client.say(b"x")
+    await until(lambda: house.pool.failures == 2)
+    assert house.state().held == 1
+    house.pool.failing = None
+    house.aim("uid-2")
+    assert await client.hear() == b"x"
+
+
 @pytest.mark.parametrize("news", ["wake", "ready", "replaced"])
 async def test_news_are_acted_on_at_once(house: House, news: str, no_retries: None) -> None:
     port = await house.open()
