@@ -19,7 +19,7 @@ from kraynd.local.home import atomic_write
 from krayne import paths
 
 VERSION = 1
-STATE_LIMIT = 64 * 1024 * 1024  # a thousand clusters' last applied manifests are about 20 MiB
+STATE_LIMIT = 128 * 1024 * 1024  # bytes: a thousand clusters' last applied manifests, 40 KiB each, and room
 
 
 class Memory(msgspec.Struct, frozen=True):
@@ -102,7 +102,7 @@ class MemoryStore:
         return None
 
     def learn_world(self, fingerprint: str, world: str) -> None:
-        """Which world an endpoint led to. What was remembered under the endpoint before its first contact moves along."""
+        """Which world an endpoint led to; what was remembered under the endpoint before the first contact moves along."""
         if self.state.endpoints.get(fingerprint) == world:
             return
         clusters, ports = dict(self.state.clusters), dict(self.state.ports)

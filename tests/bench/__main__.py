@@ -89,8 +89,13 @@ def forwards(ours: Holder, theirs: Holder, rounds: int) -> None:
         taken: dict[str, list[float]] = {one.name: [] for one in both}
         for _ in range(rounds + 1):
             for one in both:
-                taken[one.name].append(take(one))
-        first, second = (measure.median(taken[one.name][1:]) * scale for one in both)
+                try:
+                    taken[one.name].append(take(one))
+                except (OSError, AssertionError) as error:  # a forward that broke is a result, not the meter's end
+                    print(f"{what}: {one.name} FAILED: {error or type(error).__name__}", flush=True)
+        if not all(taken.values()):
+            return
+        first, second = (measure.median(taken[one.name][1:] or taken[one.name]) * scale for one in both)
         row(what, first, second, unit, target, least=least)
 
     def fresh(one: Holder) -> float:

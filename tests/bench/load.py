@@ -1,7 +1,7 @@
 """The application behind the forwards, in a process of its own: echo, sink and source on three ports.
 
-`echo` returns what comes. `sink` swallows until the end and answers with the count. `source` reads eight bytes, a count,
-and sends that many. Prints its three ports on one line and serves until its standard input ends.
+`echo` returns what comes. `sink` is told a count, swallows so much and answers. `source` is told a count and sends so
+much. Prints its three ports on one line and serves until its standard input ends.
 """
 
 import socket

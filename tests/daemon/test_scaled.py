@@ -51,7 +51,7 @@ def test_the_result_is_valid_whenever_the_bounds_given_are(
         return
     data = group.model_dump()
     for path, value in scaled(config(group), "w", replicas, minimum, maximum).items():
-        data[path[-1]] = value
+        data[str(path[-1])] = value
     made = WorkerGroupConfig.model_validate(data)
     assert replicas is None or made.replicas == replicas
     assert maximum is None or made.max_replicas == maximum

@@ -60,9 +60,7 @@ def test_a_second_daemon_learns_who_holds_the_lock(home: Home) -> None:
 
 def test_a_killed_daemon_leaves_no_lock(home: Home, home_path: Path) -> None:
     code = "import os; from kraynd.local.home import Home; Home.open().lock(); os.kill(os.getpid(), 9)"
-    done = subprocess.run(
-        [sys.executable, "-c", code], env={**os.environ, "KRAYNE_HOME": str(home_path)}, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "KRAYNE_HOME": str(home_path)}, check=False)
     assert done.returncode == -9
     home.lock()
 

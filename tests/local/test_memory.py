@@ -76,9 +76,10 @@ async def test_a_full_disk_keeps_the_old_state_and_stays_dirty(home: Home, monke
     def full(state: subject.Memory) -> None:
         raise OSError(28, "No space left on device")
 
-    with monkeypatch.context() as broken, pytest.raises(OSError, match="No space"):
+    with monkeypatch.context() as broken:
         broken.setattr(subject, "write_state", full)
-        await store.put_cluster("w", KEY, ClusterMemory(uid="u2"))
+        with pytest.raises(OSError, match="No space"):
+            await store.put_cluster("w", KEY, ClusterMemory(uid="u2"))
     assert store.dirty
     assert MemoryStore.load().cluster("w", KEY).uid == "u1"
     await store.save()
