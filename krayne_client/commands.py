@@ -108,6 +108,9 @@ def version(options: argparse.Namespace) -> int:
 def wait(options: argparse.Namespace) -> int:
     """`krayne wait`."""
     _wait(options, options.condition)
+    if options.output not in ("json", "yaml", "name"):
+        kind, _, service = options.condition.partition("=")
+        sys.stdout.write(f"{options.name} is {kind}\n" if not service else f"{service} of {options.name} is ready\n")
     return 0
 
 
@@ -222,7 +225,8 @@ def delete(options: argparse.Namespace) -> int:
     options.namespace = view["namespace"]
     if options.wait:
         _wait(options, "deleted")
-    return _show(options, view, "is deleted" if options.wait else "is being deleted")
+    gone = options.wait or view["phase"] == "absent"
+    return _show(options, view, "is deleted" if gone else "is being deleted", said=not gone)
 
 
 def _ask_first(options: argparse.Namespace) -> None:
@@ -256,8 +260,10 @@ def _change(options: argparse.Namespace, method: str, **more: Any) -> Any:
         return daemon.call(method, params)
 
 
-def _show(options: argparse.Namespace, view: dict[str, Any], done: str, *, again: bool = False) -> int:
-    """A changed cluster in the form asked for. `again`: it has changed since the daemon answered."""
+def _show(
+    options: argparse.Namespace, view: dict[str, Any], done: str, *, again: bool = False, said: bool = True
+) -> int:
+    """A changed cluster in the form asked for. `again`: it has changed since; `said`: its phase is worth a word."""
     if options.output in ("wide", "yaml") or (again and options.output == "json"):
         options.all_namespaces = False
         return render(options, "clusters" if options.output == "wide" else "cluster", name=view["name"])
@@ -266,8 +272,8 @@ def _show(options: argparse.Namespace, view: dict[str, Any], done: str, *, again
     elif options.output == "name":
         sys.stdout.write(f"{view['name']}\n")
     else:
-        said = "" if again or not view["reason"] else f" ({view['phase']}: {view['reason']})"
-        sys.stdout.write(f"{view['name']} in {view['namespace']} {done}{said}\n")
+        phase = f" ({view['phase']}: {view['reason']})" if said and view["reason"] and not again else ""
+        sys.stdout.write(f"{view['name']} in {view['namespace']} {done}{phase}\n")
         for note in view["notes"]:
             words.aside(note)
         if view["restart_needed"]:
