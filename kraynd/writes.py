@@ -25,7 +25,7 @@ from kraynd.core.plan import (
 from kraynd.course import ClusterRecords, Course, ReconciledWorld, version_of
 from krayne.errors import ClusterAlreadyExistsError, ClusterNotFoundError, ConflictError, KrayneError, error_for
 
-STEPS = 5  # plans within one pass, conflicts included, before backing off
+STEPS = 10  # plans within one pass, conflicts included, before backing off: a busy operator bumps the version often
 CONFLICT_WAIT = 2.0  # seconds to wait for the version a conflict told us of
 SAME_WRITES = 5  # the same write this often within FIGHT_WINDOW: something else undoes it
 FIGHT_WINDOW = 120.0

@@ -26,10 +26,13 @@ class GroupChanges(msgspec.Struct, frozen=True):
 
 
 def group_changes(
-    declared: Json, live: Json, applied: Json, retiring: Iterable[str], pods: Iterable[Json]
+    declared: Json, live: Json, applied: Json, settled: Json, retiring: Iterable[str], pods: Iterable[Json]
 ) -> GroupChanges:
-    """What brings the worker groups of `live` to those of the manifest `declared`."""
-    wanted, present, before = groups_of(declared), groups_of(live), groups_of(applied)
+    """What brings the worker groups of `live` to those of the manifest `declared`.
+
+    `applied`: all we ever sent, certain or not. `settled`: what is known to have arrived, which a hint is measured by.
+    """
+    wanted, present, before, known = groups_of(declared), groups_of(live), groups_of(applied), groups_of(settled)
     owned = autoscaled(declared)
     changes: list[Change] = []
     touched: dict[int, str] = {}
@@ -39,8 +42,8 @@ def group_changes(
         here = LIST.at(index, name)
         if name in wanted:
             found = [*_declared(here, wanted[name], group, before.get(name, {}), owned)]
-            found += _replicas(here, wanted[name], group, before.get(name), owned=owned, back=name in set(retiring))
-            notes += _lowered(wanted[name], group, before.get(name), owned=owned)
+            found += _replicas(here, wanted[name], group, known.get(name), owned=owned, back=name in set(retiring))
+            notes += _lowered(wanted[name], group, known.get(name), owned=owned)
         elif name in before or name in set(retiring):
             found = [*_drained(here, group, _running(pods, name), owned=autoscaled(live))]
             notes += _draining(name, _running(pods, name))
@@ -79,21 +82,21 @@ def _without(group: Json, hidden: frozenset[str]) -> Json:
 
 
 def _replicas(
-    here: Place, wanted: Json, live: Json, applied: Json | None, *, owned: bool, back: bool
+    here: Place, wanted: Json, live: Json, settled: Json | None, *, owned: bool, back: bool
 ) -> Iterator[Change]:
     """The number of workers: ours without the autoscaler; with it, one hint upwards when the user raised it."""
     target, now = wanted.get("replicas", 0), live.get("replicas") or 0
     if owned:
-        raised = back if applied is None else target > applied.get("replicas", 0)
+        raised = back if settled is None else target > settled.get("replicas", 0)
         if raised and target > now:
             yield here.under("replicas").add(target)
     elif target != now:
         yield here.under("replicas").add(target)
 
 
-def _lowered(wanted: Json, live: Json, applied: Json | None, *, owned: bool) -> Iterator[str]:
+def _lowered(wanted: Json, live: Json, settled: Json | None, *, owned: bool) -> Iterator[str]:
     target, now = wanted.get("replicas", 0), live.get("replicas") or 0
-    if owned and applied is not None and target < applied.get("replicas", 0) and target < now:
+    if owned and settled is not None and target < settled.get("replicas", 0) and target < now:
         name = wanted["groupName"]
         yield f"the autoscaler owns the replicas of {name}: lower max_replicas to force fewer"
 

@@ -316,7 +316,7 @@ def _changes(inputs: Inputs, memory: ClusterMemory, manifest: Json) -> _Found:
     if memory.suspended is not None:
         wanted["suspend"] = memory.suspended
     changes += differences(Place().under("spec"), wanted, _spec(live), _spec(applied))
-    groups = group_changes(manifest, live, applied, memory.retiring, inputs.pods)
+    groups = group_changes(manifest, live, applied, memory.last_applied, memory.retiring, inputs.pods)
     changes += groups.changes
     kept = tuple(one for one in changes if not _is_unkept(one, memory.unkept))
     left_out = {one.field: one.value for one in changes if _is_unkept(one, memory.unkept)}

@@ -83,6 +83,12 @@ def image_of(pod: Json) -> str:
     return str((pod.get("spec", {}).get("containers") or [{}])[0].get("image", ""))
 
 
+def is_of_another(pod: Json, cluster: Json | None) -> bool:
+    """Whether the pod was made for an earlier cluster of the name: the garbage collector is about to take it."""
+    owners = [one for one in pod.get("metadata", {}).get("ownerReferences") or [] if one.get("kind") == "RayCluster"]
+    return cluster is not None and bool(owners) and all(one.get("uid") != uid_of(cluster) for one in owners)
+
+
 def newest_head(pods: Iterable[Json]) -> Json | None:
     """The newest head pod that nobody is taking away, else None."""
     alive = [pod for pod in pods if is_head(pod) and not is_terminating(pod)]

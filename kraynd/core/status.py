@@ -17,6 +17,7 @@ from kraynd.core.pods import (
     head_target,
     image_of,
     is_head,
+    is_of_another,
     is_over,
     is_ready,
     is_terminating,
@@ -70,7 +71,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of one cluster. `condition` and `trouble` are the connection's; `held`: why it is not created.
 
-    `events` are newest first. `previous` is the last answer: an unchanged phase keeps its `since`.
+    `events` are newest first. `leftovers` are counted here. `previous` is the last answer: its phase keeps its `since`.
     """
 
     live: Json | None
@@ -84,6 +85,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     trouble: str = ""
     synced: bool = True
     heads: tuple[HeadSeen, ...] = ()
+    leftovers: int = 0
     changed: Mapping[str, tuple[str, ...]] = {}
     hashes: Mapping[str, str] | None = None
     previous: Status | None = None
@@ -98,6 +100,7 @@ class _Answer(msgspec.Struct, frozen=True):
 
 def assess(facts: Facts, *, wall: float) -> Status:
     """The phase and reason now (`wall`: unix seconds), with workers, head and what needs a restart."""
+    facts = _without_leftovers(facts)
     groups = group_statuses(facts.live, facts.pods, facts.events)
     answer = _unreachable(facts) or _answer(facts, groups, wall)
     hashes = facts.hashes if facts.hashes is not None else template_hashes(facts.live or {})
@@ -116,6 +119,12 @@ def assess(facts: Facts, *, wall: float) -> Status:
         restart_needed=restart_needed(facts.pods, hashes, facts.changed),
         next_check=answer.next_check,
     )
+
+
+def _without_leftovers(facts: Facts) -> Facts:
+    """Pods of an earlier cluster of this name say nothing of this one, though KubeRay takes them for its own."""
+    own = tuple(pod for pod in facts.pods if not is_of_another(pod, facts.live))
+    return msgspec.structs.replace(facts, pods=own, leftovers=len(facts.pods) - len(own))
 
 
 def _kept(previous: Status, answer: _Answer, wall: float) -> Status:
@@ -252,6 +261,9 @@ def _headless(facts: Facts, head: Json | None, wall: float) -> _Answer | None:
         node = (old.get("spec") or {}).get("nodeName", "")
         where = f" on node {node}" if node else ""
         return _Answer("pending", f"waiting for the old head to stop: {name_of(old)}{where}")
+    if facts.leftovers:
+        count = f"{facts.leftovers} pod{'' if facts.leftovers == 1 else 's'}"
+        return _Answer("pending", f"waiting for {count} of the deleted cluster of this name to go")
     if often:
         return _Answer("degraded", f"the head does not stay: {often}")
     if facts.heads:

@@ -318,6 +318,13 @@ def test_raising_replicas_with_the_autoscaler_is_a_hint_given_once() -> None:
     assert plan(msgspec.structs.replace(given, live=shrunk, memory=step.after)).action is None
 
 
+def test_the_hint_survives_a_write_that_did_not_arrive() -> None:
+    before, wanted = config(worker_groups=[scaled(1)]), config(worker_groups=[scaled(4)])
+    tried = settled(before, applying=manifest(wanted))
+    step = plan(inputs(wanted=wanted, now=live(manifest(before)), memory=tried))
+    assert patched(step) == {"/spec/workerGroupSpecs/0/replicas": 4}
+
+
 def test_raising_below_what_the_autoscaler_has_is_nothing() -> None:
     before, wanted = config(worker_groups=[scaled(1)]), config(worker_groups=[scaled(4)])
     theirs = live(manifest(before))
@@ -376,7 +383,7 @@ def test_a_retired_group_that_is_declared_again_comes_back() -> None:
     before = config(worker_groups=[{"name": "old", "replicas": 2, "max_replicas": 4}])
     now = live(manifest(before))
     now["spec"]["workerGroupSpecs"][0] |= {"replicas": 0, "minReplicas": 0, "maxReplicas": 0}
-    memory = settled(config(worker_groups=[]), retiring=("old",))
+    memory = settled(config(worker_groups=[]), retiring=("old",), applying=manifest(before))
     step = plan(inputs(wanted=before, now=now, memory=memory))
     assert patched(step) == {"/spec/workerGroupSpecs/0/maxReplicas": 4, "/spec/workerGroupSpecs/0/replicas": 2}
     assert step.after is not None

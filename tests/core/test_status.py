@@ -161,6 +161,16 @@ def test_5_a_terminating_head_is_no_head_whatever_its_condition_says() -> None:
     assert told(found) == ("pending", "waiting for the old head to stop: demo-head-1 on node node-7")
 
 
+def test_5_a_head_of_the_deleted_cluster_of_this_name_is_not_ours() -> None:
+    old = pod(HEAD)
+    old["metadata"]["ownerReferences"] = [{"kind": "RayCluster", "name": "demo", "uid": "u0"}]
+    found = status(busy(), old)
+    assert told(found) == ("pending", "waiting for 1 pod of the deleted cluster of this name to go")
+    assert found.head is None
+    old["metadata"]["ownerReferences"][0]["uid"] = "u1"
+    assert status(busy(), old).phase == "ready"
+
+
 # Step 6
 
 
