@@ -98,14 +98,14 @@ async def test_a_conflict_is_planned_again_from_the_new_version_at_once() -> Non
 async def test_conflicts_without_end_are_bounded_and_back_off() -> None:
     async with running() as daemon:
         await created(daemon)
-        daemon.world.fail = [ConflictError("changed") for _ in range(5)]
+        daemon.world.fail = [ConflictError("changed") for _ in range(STEPS)]
         daemon.it.declare(snapshot(config(head={"cpus": "2"})))
         with pytest.raises(ConflictError):
             await daemon.it.settle(KEY, 60)
-        assert len(daemon.world.writes) == 5
+        assert len(daemon.world.writes) == STEPS
         assert daemon.state.problem == "changed"
         await anyio.sleep(5)
-        assert len(daemon.world.writes) == 6
+        assert len(daemon.world.writes) == STEPS + 1
         assert daemon.state.problem == ""
 
 
