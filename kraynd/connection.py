@@ -4,6 +4,7 @@ Owns the one Kubernetes connection and its tunnels. A wrong setting is a state w
 of a world that is left are closed, since nothing of another world may answer on a forward's port.
 """
 
+import logging
 import os
 import time
 from collections.abc import Callable
@@ -18,6 +19,8 @@ from kraynd.local.memory import MemoryStore
 from krayne import paths
 from krayne.config import KrayneSettings, load_krayne_settings
 from krayne.errors import KrayneError
+
+log = logging.getLogger("kraynd.connection")
 
 LOOK_AGAIN = 2.0  # seconds between two looks at the settings and the kubeconfig
 UNSETTLED = WorldState("connecting", "not contacted yet", 0.0, "")
@@ -49,7 +52,6 @@ class Connection:
         self._on_link = on_link
         self._poked = anyio.Event()
         self._contacted = anyio.Event()
-        self._reload = False
         self._trouble = UNSETTLED
         self.link: Link | None = None
 
@@ -70,19 +72,22 @@ class Connection:
         await self._contacted.wait()
 
     async def run(self) -> None:
-        """Keep a world until cancelled."""
+        """Keep a world until cancelled. This is one of the two walls: no fault of a world ends the daemon."""
         while True:
-            stamp = _stamp(paths.settings_file())
-            self._reload = False
             try:
-                await self._serve(load_krayne_settings(), stamp)
+                await self._serve(load_krayne_settings(), _stamp(paths.settings_file()))
+                continue
             except KrayneError as error:
-                self._say(WorldState("misconfigured", error.message, time.time(), error.hint))
-                await self._until(lambda stamp=stamp: _stamp(paths.settings_file()) != stamp)  # type: ignore[misc]
+                trouble = WorldState("misconfigured", error.message, time.time(), error.hint)
+            except Exception as error:
+                log.exception("the connection to Kubernetes met a fault of krayne's own and is built anew")
+                reason = f"a fault of krayne's own, tried again: {type(error).__name__}"
+                trouble = WorldState("unreachable", reason, time.time(), "krayne daemon logs")
+            self._say(trouble)
+            await self._pause()
 
     def reload(self) -> None:
-        """Look at the settings and the kubeconfig now, and build the world anew."""
-        self._reload = True
+        """Look at the settings and the kubeconfig now. A world they still lead to stays as it is."""
         self._poked.set()
 
     def wake(self) -> None:
@@ -92,6 +97,7 @@ class Connection:
             self.link.pool.probe()
 
     async def _serve(self, settings: KrayneSettings, stamp: object) -> None:
+        """Live in the world the settings lead to, until they lead elsewhere."""
         world = World(
             settings,
             namespaces=self._namespaces,
@@ -111,18 +117,18 @@ class Connection:
             try:
                 self._on_link(self.link)
                 tasks.start_soon(world.run)
-                await self._until(lambda: _stamp(paths.settings_file()) != stamp or world.stale())
+                while _stamp(paths.settings_file()) == stamp and not world.stale():
+                    await self._pause()
                 self._trouble = UNSETTLED
             finally:
                 self.link = None
                 self._on_link(None)
             tasks.cancel_scope.cancel()
 
-    async def _until(self, reached: Callable[[], bool]) -> None:
-        while not self._reload and not reached():
-            with anyio.move_on_after(LOOK_AGAIN):
-                await self._poked.wait()
-            self._poked = anyio.Event()
+    async def _pause(self) -> None:
+        with anyio.move_on_after(LOOK_AGAIN):
+            await self._poked.wait()
+        self._poked = anyio.Event()
 
     def _changed(self, key: ClusterKey | None) -> None:
         link = self.link
@@ -133,9 +139,10 @@ class Connection:
         self._on_change(key)
 
     def _say(self, state: WorldState) -> None:
-        self._trouble = state
         self._contacted.set()
-        self._on_change(None)
+        if (self._trouble.condition, self._trouble.reason) != (state.condition, state.reason):
+            self._trouble = state
+            self._on_change(None)
 
 
 def _stamp(path: str) -> tuple[int, int, int] | None:
