@@ -7,6 +7,7 @@ import pytest
 
 from kraynd.core.manifest import ImageChoice
 from kraynd.core.model import ClusterKey, Json
+from kraynd.writes import STEPS
 from krayne.errors import ConflictError, KrayneError
 from tests.core.rays import KEY, config, manifest
 from tests.daemon.reconciling import created, running, scaled, snapshot
