@@ -74,6 +74,7 @@ def _serve(options: argparse.Namespace) -> int:
     except BaseExceptionGroup as group:
         known, unknown = group.split(KrayneError)
         if unknown is not None or known is None:
+            logging.getLogger("kraynd").critical("ended by a fault of krayne's own", exc_info=True)
             raise
         raise _first(known) from group
     finally:

@@ -197,6 +197,7 @@ class Operations:
     ) -> ClusterView:
         """Declare a cluster; `exist_ok` replaces its declaration."""
         key = ClusterKey(config.namespace, config.name)
+        self._world()
         state = self._parts.reconciler.statuses.get(key)
         if state is not None and state.ownership in FOREIGN and not self._memory(key).adopted:
             owner = f"kept by {state.owner}" if state.owner else "not made by krayne"
@@ -356,14 +357,16 @@ class Operations:
     def _memory(self, key: ClusterKey) -> ClusterMemory:
         return self._parts.memory.cluster(self._parts.connection.world_id, key)
 
-    async def _remember(self, key: ClusterKey, memory: ClusterMemory) -> None:
-        world = self._parts.connection.world_id
+    def _world(self) -> str:
+        """The world an intent belongs to; without one nothing is written. Raises KubeConnectionError."""
+        world, state = self._parts.connection.world_id, self._parts.connection.state
         if not world:
-            state = self._parts.connection.state
-            raise KubeConnectionError(
-                f"no Kubernetes cluster is chosen: {state.reason}", hint=state.hint, kind="kubeconfig-invalid"
-            )
-        await self._parts.memory.put_cluster(world, key, memory)
+            reason = f"no Kubernetes cluster is chosen: {state.reason}"
+            raise KubeConnectionError(reason, hint=state.hint, kind="kubeconfig-invalid")
+        return world
+
+    async def _remember(self, key: ClusterKey, memory: ClusterMemory) -> None:
+        await self._parts.memory.put_cluster(self._world(), key, memory)
         self._parts.refresh()
         self._parts.changes.publish(key)
 

@@ -162,7 +162,7 @@ class Desired:
             if await to_thread.run_sync(self._stamps) != stamps:
                 self.poke()  # still being written: look again at once
                 return False
-            await to_thread.run_sync(self._read, stamps)
+            await to_thread.run_sync(self._read, stamps, self._clock())
         self._publish()
         return self.snapshot != before
 
@@ -176,17 +176,17 @@ class Desired:
         self._unreadable = ""
         return found
 
-    def _read(self, stamps: Mapping[str, Stamp]) -> None:
+    def _read(self, stamps: Mapping[str, Stamp], now: float) -> None:
         for source, stamp in stamps.items():
             known = self._files.get(source)
             if known is None or known.stamp != stamp:
                 self._files[source] = fresh = self._read_one(source, stamp, known)
                 if known is not None and known.key is not None and known.key != fresh.key:
-                    self._missing.setdefault(known.key, self._clock())
+                    self._missing.setdefault(known.key, now)
         for source in [name for name in self._files if name not in stamps]:
             gone = self._files.pop(source)
             if gone.key is not None:
-                self._missing.setdefault(gone.key, self._clock())
+                self._missing.setdefault(gone.key, now)
 
     def _read_one(self, source: str, stamp: Stamp, known: _File | None) -> _File:
         last_good = known.config if known else None

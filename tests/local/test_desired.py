@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import anyio
 import pytest
 
 from kraynd.core.model import ClusterKey
@@ -21,7 +22,7 @@ class Folder:
 
     def __init__(self, home: Home) -> None:
         self.path = Path(home.clusters)
-        self.desired = Desired(home, clock=lambda: 7.0)
+        self.desired = Desired(home)
 
     def put(self, name: str, text: str) -> Path:
         path = self.path / name
@@ -95,10 +96,14 @@ async def test_a_broken_file_is_reported_with_its_name_and_line(folder: Folder) 
 async def test_a_vanished_file_is_missing_since_it_was_first_missed(folder: Folder) -> None:
     path = folder.put("demo.yaml", GOOD)
     await folder.desired.refresh()
+    before = anyio.current_time()
     path.unlink()
     found = await folder.desired.refresh()
     assert found.clusters == {}
-    assert found.missing == {DEMO: 7.0}
+    since = found.missing[DEMO]
+    assert before <= since <= anyio.current_time()
+    folder.put("unrelated.yaml", "name: unrelated\n")
+    assert (await folder.desired.refresh()).missing == {DEMO: since}
     folder.put("other.yaml", GOOD)
     assert (await folder.desired.refresh()).missing == {}
 
