@@ -19,6 +19,7 @@ from krayne.messages import (
     ClusterDetails,
     ClusterView,
     DaemonStatus,
+    FileProblemView,
     ForwardView,
     ServiceView,
     Workers,
@@ -139,7 +140,7 @@ def status(view: DaemonStatus, form: str, about: Context) -> Page:
     }
     lines = _facts(facts, about.ink)
     for problem in view.problems:
-        lines += [about.ink.paint("Problem", RED) + f"  {clean(problem.source)}: {clean(problem.message)}"]
+        lines += [about.ink.paint("Problem", RED) + f"     {_file_problem(problem)}"]
         lines += [f"         try: {clean(problem.hint)}"] if problem.hint else []
     lines += [f"Note     {clean(note)}" for note in view.notes]
     lines += [f"try: {clean(world.hint)}"] if world.hint else []
@@ -240,7 +241,7 @@ def _troubles(status: DaemonStatus | None) -> list[str]:
         lines += [f"try: {clean(world.hint)}"] if world.hint else []
     if status.frozen:
         lines.append(f"nothing is changed any more: {clean(status.frozen)}")
-    lines += [f"{clean(one.source)}: {clean(one.message)}" for one in status.problems if not one.name]
+    lines += [_file_problem(one) for one in status.problems if not one.name]
     return lines
 
 
@@ -349,3 +350,9 @@ def _lines(lines: Iterable[str]) -> str:
 
 
 _DUMPER: Callable[..., Any] = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+
+
+def _file_problem(problem: FileProblemView) -> str:
+    """The file, then what is wrong; most sentences name the file and the line themselves."""
+    message = clean(problem.message)
+    return message if message.startswith(problem.source) else f"{clean(problem.source)}: {message}"
