@@ -7,11 +7,9 @@ import contextlib
 import gc
 import os
 import socket
-import struct
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +26,7 @@ from kraynd.local.listen import Listener, bind_loopback
 from krayne import paths
 from krayne.errors import ForbiddenError, KubeConnectionError
 from tests.daemon.fakepod import App, Banner, Closed, Echo, Flood, LastWord, PodStream, Pool, head
+from tests.daemon.localhost import LOOPS, Client, free_port, until
 
 pytestmark = pytest.mark.anyio
 
@@ -36,67 +35,10 @@ SSH = ForwardKey("default", "demo", "ssh")
 ECHO, BANNER, LAST_WORD, FLOOD, SILENT, NOBODY = 7, 22, 8265, 9, 10, 11
 FLOOD_BYTES = 32 << 20
 
-LOOPS = [pytest.param(("asyncio", {"use_uvloop": False}), id="asyncio")]
-if find_spec("uvloop"):
-    LOOPS.append(pytest.param(("asyncio", {"use_uvloop": True}), id="uvloop"))
-
 
 @pytest.fixture(params=LOOPS)
 def anyio_backend(request: pytest.FixtureRequest) -> object:
     return request.param
-
-
-async def until(reached: Callable[[], bool]) -> None:
-    """Let the loop turn until it is so; the deadline is for a broken build."""
-    with anyio.fail_after(20):
-        while not reached():
-            await anyio.sleep(0)
-
-
-def free_port() -> int:
-    sockets = bind_loopback(0)
-    port: int = sockets[0].getsockname()[1]
-    for one in sockets:
-        one.close()
-    return port
-
-
-class Client:
-    """A user's program on a local port."""
-
-    def __init__(self, connected: socket.socket) -> None:
-        self.socket = connected
-        self.socket.setblocking(False)
-        self._loop = asyncio.get_running_loop()
-
-    async def say(self, data: bytes) -> None:
-        with anyio.fail_after(20):
-            await self._loop.sock_sendall(self.socket, data)
-
-    async def hear(self, size: int = 65536) -> bytes:
-        with anyio.fail_after(20):
-            return await self._loop.sock_recv(self.socket, size)
-
-    async def hear_all(self) -> bytes:
-        heard = bytearray()
-        while part := await self.hear(1 << 20):
-            heard += part
-        return bytes(heard)
-
-    async def hear_exactly(self, size: int) -> bytes:
-        heard = bytearray()
-        while len(heard) < size:
-            part = await self.hear(size - len(heard))
-            assert part, f"the end after {bytes(heard[:100])!r}"
-            heard += part
-        return bytes(heard)
-
-    def finish(self) -> None:
-        self.socket.shutdown(socket.SHUT_WR)
-
-    def reset(self) -> None:
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.socket.close()
 
 
 class House:
@@ -807,6 +749,7 @@ async def test_nothing_is_left_behind(tmp_path: Path) -> None:
     async with built(tmp_path) as house:
         port = await house.open()
         house.aim()
+        gc.collect()
         before = len(os.listdir("/proc/self/fd"))
         for number in range(200):
             client = house.connect(port)
