@@ -1,7 +1,7 @@
 """Both halves of a forward together: local sockets, the tunnel pool, and a node in this process that speaks SPDY."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -105,14 +105,15 @@ async def test_five_hundred_at_once_on_a_cold_forward(tmp_path: Path, transport:
 
 
 async def test_a_port_that_is_refused_is_served_once_it_listens(tmp_path: Path, transport: str) -> None:
-    node = Node(programs={})
+    programs: dict[int, Callable[[PodPair], None]] = {}
+    node = Node(programs=programs)
     async with lane(tmp_path, transport, node) as forward:
         client = Client.to(forward.port)
         await client.say(b"POST")
         await until(lambda: forward.state.reconnects >= 2)
         assert forward.state.state == "refused"
         assert "nothing listens on port 80" in forward.state.reason
-        node.programs[80] = echo
+        programs[80] = echo
         assert await client.hear() == b"POST"
         assert forward.state.state == "connected"
         client.socket.close()
