@@ -1,271 +1,202 @@
-"""From kubeconfig (or the pod's service account) to an endpoint: where the API server is and how to speak to it.
+"""One API server and one identity: where it is, how to speak TLS to it, and what authenticates a request.
 
-Reads files with kubernetes_asyncio's merger; runs exec plugins by itself. Credentials stay in memory, are refreshed one
-at a time, and never appear in an error.
+Credentials stay in memory, are refreshed one at a time, and never appear in an error. Files that change on disk are
+taken over in place while they still lead to the same server as the same user.
 """
 
 import base64
 import hashlib
 import os
 import ssl
-import tempfile
 import time
 from collections.abc import Callable, Mapping
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
-from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import anyio
-import msgspec
-import yaml
-from kubernetes_asyncio.config.config_exception import ConfigException
-from kubernetes_asyncio.config.kube_config import KubeConfigMerger
 
 from kraynd.core.model import Json
-from kraynd.kube.exec_plugin import Credential, run_plugin
+from kraynd.kube.exec_plugin import PLUGIN_SECONDS, Credential, run_plugin
+from kraynd.kube.kubeconfig import Access, find_access, stamp
+from kraynd.kube.proxy import proxy_for
+from kraynd.kube.tls import authority, client_context
 from krayne.config import KrayneSettings
 from krayne.errors import KubeConfigError, LoginNeededError
 
-IN_CLUSTER = "/var/run/secrets/kubernetes.io/serviceaccount"
 PLUGIN_REST = 5.0  # seconds a plugin's failure is the answer to whoever asks next: one storm of requests, one run
+REFUSED_REST = 10.0  # seconds a new credential is kept though the server refuses it: another run gives the same
 TOKEN_FILE_TRUST = 60.0  # seconds a token file's content is kept: mounted tokens rotate
-
-
-class Access(msgspec.Struct, frozen=True):
-    """One context of a kubeconfig, with its files' places. `stamps`: the files it came from, to notice changes."""
-
-    context: str
-    namespace: str
-    server: str
-    cluster: Json
-    user: Json
-    folder: str
-    stamps: tuple[tuple[str, tuple[int, int, int] | None], ...]
-
-    def __repr__(self) -> str:
-        return f"Access({self.context!r}, {self.server!r})"
-
-
-def stamp(path: str) -> tuple[int, int, int] | None:
-    """What changes when a file does."""
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return found.st_ino, found.st_size, found.st_mtime_ns
-
-
-def find_access(settings: KrayneSettings, environ: Mapping[str, str]) -> Access:
-    """The settings' kubeconfig, else $KUBECONFIG, else ~/.kube/config, else the pod's own. Raises KubeConfigError."""
-    named = settings.kubeconfig or environ.get("KUBECONFIG")
-    listed = named or os.path.join(os.path.expanduser("~"), ".kube", "config")
-    files = [os.path.expanduser(path) for path in listed.split(os.pathsep) if path]
-    there = [path for path in files if os.path.exists(path)]
-    if not there and not named and os.path.exists(os.path.join(IN_CLUSTER, "token")):
-        return _in_cluster(environ)
-    if not there:
-        where = ", ".join(files) or "KUBECONFIG (empty)"
-        raise KubeConfigError(
-            f"there is no kubeconfig: {where} does not exist",
-            hint="set KUBECONFIG, or kubeconfig in ~/.krayne/config.yaml",
-        )
-    for path in there:
-        _check_safe(path)
-    return _choose(_merge(there), settings.kube_context, files)
-
-
-def _check_safe(path: str) -> None:
-    try:
-        found = os.stat(path)
-    except OSError as error:
-        raise KubeConfigError(f"the kubeconfig {path} cannot be read: {error.strerror}") from error
-    if found.st_mode & 0o022:
-        raise KubeConfigError(
-            f"the kubeconfig {path} can be written by other users, who could make it run commands as you",
-            hint=f"chmod go-w {path}",
-        )
-    if os.geteuid() != 0 and found.st_uid not in (0, os.geteuid()):
-        raise KubeConfigError(
-            f"the kubeconfig {path} belongs to another user, who could make it run commands as you",
-            hint="copy it to a file of your own",
-        )
-
-
-def _merge(files: list[str]) -> Any:
-    try:
-        return KubeConfigMerger(os.pathsep.join(files)).config
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f" line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or "not YAML"
-        raise KubeConfigError(f"the kubeconfig {', '.join(files)}{place} is malformed: {problem}") from None
-    except OSError as error:
-        raise KubeConfigError(f"the kubeconfig {error.filename} cannot be read: {error.strerror}") from error
-    except (ConfigException, TypeError, KeyError, AttributeError, UnicodeDecodeError, RecursionError):
-        raise _malformed(files) from None
-
-
-def _malformed(files: list[str]) -> KubeConfigError:
-    return KubeConfigError(
-        f"the kubeconfig {', '.join(files)} is malformed: it does not hold lists of clusters, contexts and users"
-    )
-
-
-def _choose(config: Any, wanted: str | None, files: list[str]) -> Access:
-    """The context to use. Raises KubeConfigError, also for entries of a wrong shape."""
-    try:
-        return _chosen(config, wanted, files)
-    except (ConfigException, TypeError, KeyError, AttributeError, ValueError):
-        raise _malformed(files) from None
-
-
-def _chosen(config: Any, wanted: str | None, files: list[str]) -> Access:
-    contexts = {str(one["name"]): one for one in config.value["contexts"]}
-    name = wanted or config.value.get("current-context") or ""
-    if not name:
-        raise KubeConfigError(
-            f"the kubeconfig {', '.join(files)} has no current context",
-            hint=f"kubectl config use-context {' | '.join(contexts) or 'NAME'}",
-        )
-    if name not in contexts:
-        raise KubeConfigError(
-            f"there is no context {name} in {', '.join(files)}",
-            hint=f"it has {', '.join(sorted(contexts)) or 'none'}",
-        )
-    context = contexts[name].value.get("context") or {}
-    cluster = _named(config, "clusters", "cluster", context.get("cluster"), name)
-    user_name = context.get("user")
-    user = _named(config, "users", "user", user_name, name) if user_name else ({}, os.path.dirname(files[0]))
-    server = str(cluster[0].get("server") or "").rstrip("/")
-    if not server.startswith(("https://", "http://")):
-        raise KubeConfigError(f"the cluster of context {name} has no server address")
-    data = _with_paths(cluster[0], cluster[1], ("certificate-authority",))
-    who = _with_paths(user[0], user[1], ("client-certificate", "client-key", "tokenFile"))
-    watched = [*files, *(str(who[key]) for key in ("client-certificate", "client-key") if who.get(key))]
-    if data.get("certificate-authority"):
-        watched.append(str(data["certificate-authority"]))
-    return Access(
-        context=name, namespace=str(context.get("namespace") or "default"), server=server, cluster=data, user=who,
-        folder=user[1], stamps=tuple((path, stamp(path)) for path in watched),
-    )  # fmt: skip
-
-
-def _named(config: Any, section: str, inner: str, name: object, context: str) -> tuple[Json, str]:
-    for one in config.value[section]:
-        if one["name"] == name:
-            return dict(one.value.get(inner) or {}), os.path.dirname(os.path.abspath(one.path))
-    raise KubeConfigError(f"context {context} names the {inner} {name}, which the kubeconfig does not have")
-
-
-def _with_paths(data: Json, folder: str, keys: tuple[str, ...]) -> Json:
-    """Relative paths are relative to the file that names them."""
-    return data | {key: os.path.join(folder, os.path.expanduser(str(data[key]))) for key in keys if data.get(key)}
-
-
-def _in_cluster(environ: Mapping[str, str]) -> Access:
-    host, port = environ.get("KUBERNETES_SERVICE_HOST", ""), environ.get("KUBERNETES_SERVICE_PORT", "443")
-    if not host:
-        raise KubeConfigError("there is no kubeconfig, and KUBERNETES_SERVICE_HOST is not set")
-    try:
-        with open(os.path.join(IN_CLUSTER, "namespace")) as file:
-            namespace = file.read().strip()
-    except OSError:
-        namespace = "default"
-    host = f"[{host}]" if ":" in host else host
-    return Access(
-        context="in-cluster", namespace=namespace, server=f"https://{host}:{port}",
-        cluster={"certificate-authority": os.path.join(IN_CLUSTER, "ca.crt")},
-        user={"tokenFile": os.path.join(IN_CLUSTER, "token")}, folder=IN_CLUSTER, stamps=(),
-    )  # fmt: skip
+SHORTEST_SECRET = 4  # characters; a shorter one, taken out of a message, would only spoil its words
+# Whose plugins cannot let a person log in, and what does.
+LOGINS = {"aws": "aws sso login", "gke-gcloud-auth-plugin": "gcloud auth login", "tsh": "tsh login"}
 
 
 class ApiEndpoint:
-    """One API server and one identity. `server` has scheme, host, port and path prefix, no trailing slash."""
+    """`server` has scheme, host, port and path prefix, no trailing slash. `reread` looks at the files again."""
 
     def __init__(
         self,
         access: Access,
         *,
         environ: Mapping[str, str] | None = None,
+        reread: Callable[[], Access] | None = None,
         wall: Callable[[], float] = time.time,
+        plugin_seconds: float = PLUGIN_SECONDS,
     ) -> None:
         self.access = access
         self.server = access.server
         self._environ = dict(os.environ if environ is None else environ)
+        self._reread = reread or (lambda: access)
         self._wall = wall
+        self._plugin_seconds = plugin_seconds
         self._credential: Credential | None = None
         self._failure: tuple[float, LoginNeededError | None] = (0.0, None)
         self._file_token: tuple[float, str] = (0.0, "")
         self._refreshing = anyio.Lock()
-        self.proxy = _proxy(access, self._environ)
+        self._seen = access.stamps
+        self._left = False
+        self._secrets: tuple[str, ...] = ()
+        self.proxy = proxy_for(self.server, str(access.cluster.get("proxy-url") or ""), self._environ)
         self.server_hostname: str | None = access.cluster.get("tls-server-name") or None
-        self.ssl = _context(access, None) if access.server.startswith("https") else None
-        _refuse_legacy(access)
+        self.ssl = self._context(access)
+        self.fingerprint = _fingerprint(access)
 
-    @property
-    def fingerprint(self) -> str:
-        """Stands for this server until its own id is known: its address and its CA."""
-        ca = self.access.cluster.get("certificate-authority-data") or _read(
-            self.access.cluster.get("certificate-authority")
-        )
-        return hashlib.sha256(f"{self.server}\n{ca}".encode()).hexdigest()[:24]
+    # Files that change.
 
     def stale(self) -> bool:
-        """Whether the files it was read from have changed since."""
-        return any(stamp(path) != known for path, known in self.access.stamps)
+        """Whether the files lead elsewhere by now: another context, server, CA, namespace or user.
+
+        New keys of the same user are taken over here. While a file is broken what was read last holds.
+        """
+        now = tuple((path, stamp(path)) for path, _ in self._seen)
+        if self._left or now == self._seen:
+            return self._left
+        self._seen = now
+        try:
+            found = self._reread()
+            self._left = _place(found) != _place(self.access) or _fingerprint(found) != self.fingerprint
+            if not self._left:
+                self._take_over(found)
+        except KubeConfigError:
+            return False
+        return self._left
+
+    def _take_over(self, found: Access) -> None:
+        plugin_stays = found.user.get("exec") == self.access.user.get("exec")
+        if not (plugin_stays and self._credential is not None and self._credential.client_certificate):
+            self.ssl = self._context(found)
+        self.access, self._seen = found, found.stamps
+        self._file_token = (0.0, "")
+        if not plugin_stays:
+            self._credential = None
+        self.retry()
+
+    def retry(self) -> None:
+        """Somebody may have logged in: forget that the plugin failed."""
+        self._failure = (0.0, None)
+
+    def _context(self, access: Access) -> ssl.SSLContext | None:
+        return client_context(access) if access.server.startswith("https") else None
+
+    # Credentials.
 
     async def headers(self, refresh: bool = False) -> dict[str, str]:
         """What authenticates a request. `refresh`: the last ones were refused. Raises LoginNeededError.
 
         A header that must be repeated (one Impersonate-Group a group) is here in several spellings: send every item.
         """
-        made = _spelled(_impersonation(self.access.user))
-        user = self.access.user
+        if self.ssl is None:
+            return {}  # as kubectl does: nothing secret goes over plain http
+        user, made = self.access.user, _spelled(_impersonation(self.access.user))
         if user.get("exec"):
-            credential = await self._plugin_credential(refresh)
-            if credential.token:
-                made["Authorization"] = f"Bearer {credential.token}"
+            token = (await self._plugin_credential(refresh)).token
         elif user.get("tokenFile"):
-            made["Authorization"] = f"Bearer {self._token_from_file(refresh)}"
-        elif user.get("token"):
-            made["Authorization"] = f"Bearer {user['token']}"
+            token = self._token_from_file(refresh)
+        else:
+            token = str(user.get("token") or "")
+        if token:
+            made["Authorization"] = f"Bearer {self._checked(token)}"
         elif user.get("username"):
-            pair = f"{user['username']}:{user.get('password') or ''}"
-            made["Authorization"] = "Basic " + base64.b64encode(pair.encode()).decode()
+            made["Authorization"] = f"Basic {self._basic()}"
         return made
+
+    def _basic(self) -> str:
+        password = str(self.access.user.get("password") or "")
+        pair = base64.b64encode(f"{self.access.user['username']}:{password}".encode()).decode()
+        self._secrets = (pair, password)
+        return pair
+
+    def _checked(self, token: str) -> str:
+        token = token.strip()
+        if not (token.isascii() and token.isprintable()) or " " in token:
+            raise KubeConfigError(f"the token of context {self.access.context} has characters that no token has")
+        self._secrets = (token,)
+        return token
+
+    def masked(self, text: str) -> str:
+        """A message of somebody else's without the credentials we sent, should it quote them."""
+        for secret in self._secrets:
+            if len(secret) >= SHORTEST_SECRET:
+                text = text.replace(secret, "***")
+        return text
+
+    def login_needed(self) -> LoginNeededError:
+        """The server refuses the credentials, refreshed ones too."""
+        return LoginNeededError(
+            f"the API server refuses the credentials of context {self.access.context}", hint=self._hint()
+        )
+
+    def _hint(self) -> str:
+        plugin = self.access.user.get("exec")
+        if not plugin:
+            return "renew the kubeconfig's credentials; krayne goes on by itself"
+        login = LOGINS.get(os.path.basename(plugin["command"])) or f"kubectl --context {self.access.context} version"
+        return f"log in again with: {login}; krayne goes on by itself"
 
     async def _plugin_credential(self, refresh: bool) -> Credential:
         refused = self._credential
         async with self._refreshing:
-            known = self._credential
+            known, now = self._credential, self._wall()
             # Whoever waited for the lock while another refreshed takes that one's answer, a failure too.
-            if known is not None and (not refresh or known is not refused) and known.fresh(self._wall()):
+            if known is not None and known.fresh(now) and (not refresh or self._is_spared(known, refused)):
                 return known
             failed_at, failure = self._failure
-            if failure is not None and 0 <= self._wall() - failed_at < PLUGIN_REST:
+            if failure is not None and 0 <= now - failed_at < PLUGIN_REST:
                 raise LoginNeededError(failure.message, hint=failure.hint)
             try:
-                made = await run_plugin(
-                    self.access.user["exec"], _plugin_cluster(self.access), environ=self._environ,
-                    cwd=self.access.folder, wall=self._wall,
-                )  # fmt: skip
+                made = await self._run_plugin()
             except LoginNeededError as error:
+                error.hint = error.hint or self._hint()
                 self._failure = (self._wall(), error)
                 raise
-            if made.client_certificate:
-                self.ssl = _context(self.access, made)
+            if made.pair != (known.pair if known is not None else None):
+                self.ssl = client_context(self.access, made.pair)
             self._credential, self._failure = made, (0.0, None)
             return made
 
+    def _is_spared(self, known: Credential, refused: Credential | None) -> bool:
+        """Whether another run would be for nothing: it is not the refused one, or as new as can be had."""
+        return known is not refused or 0 <= self._wall() - known.fetched < REFUSED_REST
+
+    async def _run_plugin(self) -> Credential:
+        access = self.access
+        cluster = _plugin_cluster(access) if access.user["exec"].get("provideClusterInfo") else None
+        return await run_plugin(
+            access.user["exec"], cluster, environ=self._environ, cwd=access.folder, seconds=self._plugin_seconds,
+            wall=self._wall,
+        )  # fmt: skip
+
     def _token_from_file(self, refresh: bool) -> str:
         read_at, token = self._file_token
-        if refresh or not token or self._wall() - read_at > TOKEN_FILE_TRUST:
+        if refresh or not token or not 0 <= self._wall() - read_at <= TOKEN_FILE_TRUST:
             path = str(self.access.user["tokenFile"])
             try:
                 with open(path) as file:
                     token = file.read().strip()
-            except OSError as error:
-                raise KubeConfigError(f"the token file {path} cannot be read: {error.strerror}") from error
+            except (OSError, ValueError) as error:
+                why = getattr(error, "strerror", None) or "it is not text"
+                raise KubeConfigError(f"the token file {path} cannot be read: {why}") from None
+            if not token:
+                raise LoginNeededError(f"the token file {path} is empty", hint=self._hint())
             self._file_token = (self._wall(), token)
         return token
 
@@ -273,16 +204,20 @@ class ApiEndpoint:
 def load_endpoint(settings: KrayneSettings, environ: Mapping[str, str] | None = None) -> ApiEndpoint:
     """The endpoint the settings lead to. Raises KubeConfigError."""
     chosen = dict(os.environ if environ is None else environ)
-    return ApiEndpoint(find_access(settings, chosen), environ=chosen)
+    return ApiEndpoint(find_access(settings, chosen), environ=chosen, reread=lambda: find_access(settings, chosen))
 
 
-def _refuse_legacy(access: Access) -> None:
-    provider = (access.user.get("auth-provider") or {}).get("name")
-    if provider:
-        raise KubeConfigError(
-            f"context {access.context} uses the auth provider {provider}, which Kubernetes removed in 1.26",
-            hint="set up its exec credential plugin instead (gke-gcloud-auth-plugin, kubelogin)",
-        )
+def _fingerprint(access: Access) -> str:
+    """Stands for this server until its own id is known: its address and its CA."""
+    try:
+        ca = authority(access.cluster)
+    except (ValueError, TypeError):
+        ca = ""
+    return hashlib.sha256(f"{access.server}\n{ca}".encode()).hexdigest()[:24]
+
+
+def _place(access: Access) -> tuple[object, ...]:
+    return access.context, access.namespace, access.server, access.cluster, access.user_name
 
 
 def _impersonation(user: Json) -> list[tuple[str, str]]:
@@ -309,121 +244,15 @@ def _spelled(pairs: list[tuple[str, str]]) -> dict[str, str]:
 
 
 def _plugin_cluster(access: Access) -> Json:
-    cluster = access.cluster
+    """The cluster as KUBERNETES_EXEC_INFO shows it (client.authentication.k8s.io/v1)."""
     made: Json = {"server": access.server}
-    for ours, theirs in (("tls-server-name", "tls-server-name"), ("proxy-url", "proxy-url")):
-        if cluster.get(theirs):
-            made[ours] = cluster[theirs]
-    data = cluster.get("certificate-authority-data")
-    if not data and cluster.get("certificate-authority"):
-        data = base64.b64encode(_read(cluster["certificate-authority"]).encode()).decode()
-    if data:
-        made["certificate-authority-data"] = data
-    if cluster.get("insecure-skip-tls-verify"):
-        made["insecure-skip-tls-verify"] = True
+    for key in ("tls-server-name", "proxy-url", "insecure-skip-tls-verify", "disable-compression"):
+        if access.cluster.get(key):
+            made[key] = access.cluster[key]
+    ca = authority(access.cluster)
+    if ca:
+        made["certificate-authority-data"] = base64.b64encode(ca.encode()).decode()
+    for extension in access.cluster.get("extensions") or ():
+        if extension.get("name") == "client.authentication.k8s.io/exec":
+            made["config"] = extension.get("extension")
     return made
-
-
-def _read(path: object) -> str:
-    if not path:
-        return ""
-    try:
-        with open(str(path)) as file:
-            return file.read()
-    except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or "it is not text"
-        raise KubeConfigError(f"the certificate file {path} cannot be read: {why}") from error
-
-
-def _context(access: Access, credential: Credential | None) -> ssl.SSLContext:
-    cluster = access.cluster
-    try:
-        data = cluster.get("certificate-authority-data")
-        ca = base64.b64decode(data).decode() if data else _read(cluster.get("certificate-authority"))
-        context = ssl.create_default_context(cadata=ca or None)
-        context.set_alpn_protocols(["http/1.1"])
-        # Many clusters' own CAs lack the key usage that Python 3.13 began to demand.
-        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
-        if cluster.get("insecure-skip-tls-verify"):
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-        _load_client(context, access.user, credential)
-    except (ssl.SSLError, ValueError) as error:
-        raise KubeConfigError(
-            f"the certificates of context {access.context} cannot be used: {getattr(error, 'reason', None) or error}"
-        ) from None
-    return context
-
-
-def _load_client(context: ssl.SSLContext, user: Json, credential: Credential | None) -> None:
-    if credential is not None:
-        certificate, key = credential.client_certificate, credential.client_key
-    else:
-        certificate, key = _text(user, "client-certificate"), _text(user, "client-key")
-    if not certificate:
-        return
-    # OpenSSL takes a key only from a file; it lives for this call, in a directory of ours alone.
-    with tempfile.TemporaryDirectory() as folder:
-        path = os.path.join(folder, "pair.pem")
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(certificate + "\n" + key)
-        # With a password given it never asks the terminal for one.
-        context.load_cert_chain(path, password=b"")
-
-
-def _text(user: Json, name: str) -> str:
-    """A kubeconfig's PEM entry: its -data, else its file."""
-    data = user.get(f"{name}-data")
-    return base64.b64decode(data).decode() if data else _read(user.get(name))
-
-
-def _proxy(access: Access, environ: Mapping[str, str]) -> str | None:
-    """proxy-url, else what the environment says, as Go reads it (golang.org/x/net/http/httpproxy)."""
-    found = str(access.cluster.get("proxy-url") or "")
-    if not found:
-        address = urlsplit(access.server)
-        excepted = environ.get("NO_PROXY") or environ.get("no_proxy") or ""
-        if _is_excepted(address.hostname or "", address.port or 443, excepted):
-            return None
-        name = f"{address.scheme}_proxy"
-        found = environ.get(name.upper()) or environ.get(name) or ""
-    if not found:
-        return None
-    found = found if "://" in found else f"http://{found}"
-    if not found.startswith(("http://", "https://")):
-        raise KubeConfigError(
-            f"the proxy of context {access.context} is of a kind krayne cannot use: {found.partition('://')[0]}",
-            hint="http and https proxies work",
-        )
-    return found
-
-
-def _is_excepted(host: str, port: int, excepted: str) -> bool:
-    address = _address(host)
-    if host == "localhost" or (address is not None and address.is_loopback):
-        return True
-    for one in filter(None, (part.strip().lower() for part in excepted.split(","))):
-        name, _, number = one.rpartition(":")
-        if name and number.isdigit() and _address(one) is None:
-            if int(number) != port:
-                continue
-            one = name
-        if one == "*" or host == one.lstrip(".") or host.endswith("." + one.lstrip("*").lstrip(".")):
-            return True
-        if address is not None and _covers(one, address):
-            return True
-    return False
-
-
-def _address(text: str) -> IPv4Address | IPv6Address | None:
-    try:
-        return ip_address(text.strip("[]"))
-    except ValueError:
-        return None
-
-
-def _covers(network: str, address: IPv4Address | IPv6Address) -> bool:
-    try:
-        return address in ip_network(network.strip("[]"), strict=False)
-    except ValueError:
-        return False

@@ -4,56 +4,50 @@ kubernetes_asyncio sends the requests. Each has a deadline; 401 refreshes the cr
 bounded. No body and no header is ever logged.
 """
 
-import errno
-import ssl
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from http import HTTPStatus
-from typing import Any, cast
+from typing import cast
 from urllib.parse import urlencode
 
 import aiohttp
 import anyio
-import msgspec
-from kubernetes_asyncio.client.configuration import Configuration
 from kubernetes_asyncio.client.rest import RESTClientObject
 from multidict import CIMultiDict
+from yarl import URL
 
 from kraynd.core.model import Json
 from kraynd.kube.auth import ApiEndpoint
-from krayne.errors import (
-    ClusterAlreadyExistsError,
-    ConflictError,
-    ForbiddenError,
-    KrayneError,
-    KubeConnectionError,
-    LoginNeededError,
-    NamespaceNotFoundError,
-)
+from kraynd.kube.refusals import AbsentError, GoneError, UnreachedError, decoded, refusal, too_large, unreachable
+from krayne.errors import KrayneError
 
 FIELD_MANAGER = "krayne"
 REQUEST_SECONDS = 10.0
+LIST_SECONDS = 60.0  # a page of 500 pods over a slow line
 MOST_RETRIES = 3  # of a throttled request, before its caller's own backoff takes over
-LONGEST_WAIT = 10.0  # seconds of a Retry-After that are waited here
+SHORTEST_WAIT = 1.0  # seconds before a throttled request is repeated, whatever the server says
+LONGEST_WAIT = 10.0  # seconds of a Retry-After that are waited here; a longer one is the caller's to pace
+REPLY_LIMIT = 256 * 1024 * 1024  # bytes of one answer: a page of 500 objects of half a MiB
 READ_BUFFER = 256 * 1024  # bytes read ahead of us: a list's page, or one large event in a few steps
-KEPT_SESSIONS = 2  # the current one and the one before a credential's rotation, whose watches live minutes
+CLOSE_SECONDS = 1.0  # for a pool to close, a matter of one turn of the loop
 JSON_PATCH = "application/json-patch+json"
 
 
-class GoneError(KrayneError):
-    """410: the resourceVersion is too old; list again."""
+class _Session(RESTClientObject):
+    """kubernetes_asyncio's REST client with one pool. One that is left is closed when its last request ends.
 
-    kind = "gone"
+    Not by its own constructor, which reads certificates from files alone and heeds proxy variables beside proxy-url.
+    """
 
-
-class UnreachedError(KubeConnectionError):
-    """No answer came at all: the network's trouble, or the server is down."""
-
-
-class AbsentError(KrayneError):
-    """404: there is no such object or resource."""
-
-    kind = "absent"
+    def __init__(self, endpoint: ApiEndpoint) -> None:
+        self.context = endpoint.ssl
+        self.users = 0
+        self.server_hostname = cast("str", endpoint.server_hostname)
+        self.proxy = cast("str", endpoint.proxy)
+        self.proxy_headers = {}
+        connector = aiohttp.TCPConnector(limit=0, ssl=endpoint.ssl or True)
+        self.pool_manager = aiohttp.ClientSession(connector=connector, read_bufsize=READ_BUFFER)
 
 
 class KubeClient:
@@ -69,17 +63,31 @@ class KubeClient:
         self.endpoint = endpoint
         self._seconds = seconds
         self._sleep = sleep
-        self._sessions: list[tuple[RESTClientObject, ssl.SSLContext | None]] = []
+        self._session: _Session | None = None
+        self._leaving: list[_Session] = []
+        self._closed = False
+        self._quiet_until = 0.0
+        quiet_foreign_loggers()
 
     async def close(self) -> None:
-        """Close every connection."""
-        sessions, self._sessions = self._sessions, []
-        for rest, _ in sessions:
-            await rest.close()
+        """Close every connection that carries nothing, and the others when they end."""
+        self._closed = True
+        self.renew()
+        await self._clear()
+
+    def renew(self) -> None:
+        """Use new connections from here on: after sleep those kept open may be dead without knowing it."""
+        if self._session is not None:
+            self._leaving.append(self._session)
+            self._session = None
 
     async def get(self, path: str, **query: str) -> Json:
-        """One object, or a list's page."""
+        """One object, or a small list."""
         return await self.request("GET", path, query=query)
+
+    async def page(self, path: str, **query: str) -> Json:
+        """A list's page, which may take longer than other answers."""
+        return await self.request("GET", path, query=query, seconds=max(LIST_SECONDS, self._seconds))
 
     async def create(self, path: str, body: Json) -> Json:
         """A new object."""
@@ -105,18 +113,29 @@ class KubeClient:
         query: Mapping[str, str] | None = None,
         body: object = None,
         content_type: str = "application/json",
+        seconds: float | None = None,
     ) -> Json:
-        """One request, retried while the server says to wait. Raises the KrayneErrors of `refusal`."""
+        """One request, retried while the server says to wait. Raises the KrayneErrors of `refusals`."""
         for attempt in range(MOST_RETRIES + 1):
             async with self.stream(method, path, query=query, body=body, content_type=content_type) as reply:
-                data = await self.read(reply)
+                data = await self.read(reply, seconds)
                 if reply.status < HTTPStatus.BAD_REQUEST:
-                    return _decoded(data)
+                    return decoded(data)
                 wait = _retry_after(reply)
-                if wait is None or attempt == MOST_RETRIES:
-                    raise refusal(reply.status, data, self.endpoint.server, is_patch=method == "PATCH")
-            await self._sleep(wait)
+                if wait is None or wait > LONGEST_WAIT or attempt == MOST_RETRIES:
+                    raise self.refused(reply, data, is_patch=method == "PATCH")
+            # One pace for everything that asks this server.
+            self._quiet_until = max(self._quiet_until, anyio.current_time() + wait)
         raise AssertionError("unreachable")
+
+    def refused(self, reply: aiohttp.ClientResponse, data: bytes, *, is_patch: bool = False) -> KrayneError:
+        """The error behind an answer of 400 and above, with the wait the server asks for in `data`."""
+        text = self.endpoint.masked(data.decode("utf-8", "replace"))
+        error = refusal(reply.status, text.encode(), self.endpoint.server, is_patch=is_patch)
+        wait = _retry_after(reply)
+        if wait is not None:
+            error.data["retry_after"] = wait
+        return error
 
     @asynccontextmanager
     async def stream(
@@ -128,165 +147,107 @@ class KubeClient:
         body: object = None,
         content_type: str = "application/json",
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """A response whose body is still to be read. Raises KubeConnectionError, LoginNeededError."""
+        """A response whose body is still to be read. Raises UnreachedError, LoginNeededError."""
+        pause = self._quiet_until - anyio.current_time()
+        if pause > 0:
+            await self._sleep(pause)
         url = self.endpoint.server + path + (f"?{urlencode(query)}" if query else "")
-        reply = await self._send(method, url, body, content_type, refresh=False)
-        if reply.status == HTTPStatus.UNAUTHORIZED:
-            reply.close()
-            reply = await self._send(method, url, body, content_type, refresh=True)
-        try:
+        async with self._sent(method, url, body, content_type, refresh=False) as reply:
+            if reply.status != HTTPStatus.UNAUTHORIZED:
+                yield reply
+                return
+        async with self._sent(method, url, body, content_type, refresh=True) as reply:
             if reply.status == HTTPStatus.UNAUTHORIZED:
-                raise login_needed(self.endpoint)
+                raise self.endpoint.login_needed()
             yield reply
-        finally:
-            reply.close()
 
-    async def _send(
+    @asynccontextmanager
+    async def _sent(
         self, method: str, url: str, body: object, content_type: str, *, refresh: bool
-    ) -> aiohttp.ClientResponse:
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
         headers = CIMultiDict({"Content-Type": content_type, "Accept": "application/json"})
         for name, value in (await self.endpoint.headers(refresh)).items():
             headers.add(name.title(), value)  # one spelling, or aiohttp takes repeated names for one
-        rest = await self._client()
+        session = self._current()
+        session.users += 1
+        try:
+            reply = await self._answered(session, method, url, headers, body)
+            try:
+                yield reply
+            finally:
+                _drop(reply)
+        finally:
+            session.users -= 1
+            await self._clear()
+
+    async def _answered(
+        self, session: _Session, method: str, url: str, headers: CIMultiDict[str], body: object
+    ) -> aiohttp.ClientResponse:
         try:
             with anyio.fail_after(self._seconds):
-                reply: aiohttp.ClientResponse = await rest.request(
-                    method, url, headers=cast("dict[str, str]", headers), body=body, _preload_content=False,
-                    _request_timeout=aiohttp.ClientTimeout(sock_connect=self._seconds),
+                reply: aiohttp.ClientResponse = await session.request(
+                    method, URL(url, encoded=True), headers=cast("dict[str, str]", headers), body=body,
+                    _preload_content=False, _request_timeout=aiohttp.ClientTimeout(sock_connect=self._seconds),
                 )  # fmt: skip
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            if isinstance(error, TimeoutError) and session is self._session:
+                self.renew()  # its other idle connections go the same way
             raise unreachable(self.endpoint.server, error) from error
         return reply
 
-    async def read(self, reply: aiohttp.ClientResponse) -> bytes:
+    async def read(self, reply: aiohttp.ClientResponse, seconds: float | None = None) -> bytes:
         """The whole body, within a deadline. Raises UnreachedError."""
+        data = bytearray()
         try:
-            with anyio.fail_after(self._seconds):
-                return await reply.read()
+            with anyio.fail_after(seconds or self._seconds):
+                while chunk := await reply.content.readany():
+                    data += chunk
+                    if len(data) > REPLY_LIMIT:
+                        raise too_large(self.endpoint.server)
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise unreachable(self.endpoint.server, error) from error
+        return bytes(data)
 
-    async def _client(self) -> RESTClientObject:
-        """kubernetes_asyncio's REST client over our own TLS context; a new one when a plugin gave a new certificate."""
-        if self._sessions and self._sessions[-1][1] is self.endpoint.ssl:
-            return self._sessions[-1][0]
-        configuration = Configuration(host=self.endpoint.server)
-        configuration.proxy = self.endpoint.proxy
-        configuration.tls_server_name = self.endpoint.server_hostname
-        rest = RESTClientObject(configuration)
-        # It can only read certificates from files and trusts the proxy variables even beside proxy-url.
-        unused, rest.pool_manager = (
-            rest.pool_manager,
-            aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0, ssl=self.endpoint.ssl or True), read_bufsize=READ_BUFFER
-            ),
-        )
-        # The one before stays open for what still streams on it.
-        self._sessions.append((rest, self.endpoint.ssl))
-        await unused.close()
-        while len(self._sessions) > KEPT_SESSIONS:
-            await self._sessions.pop(0)[0].close()
-        return rest
+    def _current(self) -> _Session:
+        """A new one when the certificate is new. One opened after `close` lives for its request alone."""
+        if self._session is not None and self._session.context is self.endpoint.ssl:
+            return self._session
+        self.renew()
+        made = self._session = _Session(self.endpoint)
+        if self._closed:
+            self.renew()
+        return made
+
+    async def _clear(self) -> None:
+        """Close what was left and carries nothing any more."""
+        idle = [one for one in self._leaving if not one.users]
+        self._leaving = [one for one in self._leaving if one.users]
+        with anyio.CancelScope(shield=True), anyio.move_on_after(CLOSE_SECONDS):
+            for one in idle:
+                await one.close()
 
 
-def _decoded(data: bytes) -> Json:
-    try:
-        found = msgspec.json.decode(data, type=dict[str, Any])
-    except (msgspec.DecodeError, RecursionError):
-        raise KubeConnectionError(
-            "the API server answered with something that is not JSON", hint="is there a proxy in between?"
-        ) from None
-    return found
+def _drop(reply: aiohttp.ClientResponse) -> None:
+    """End a response. What was not read to its end is cut: TLS's goodbye would wait for a server that is silent."""
+    if reply.connection is not None and reply.connection.transport is not None:
+        reply.connection.transport.abort()
+    reply.close()
 
 
 def _retry_after(reply: aiohttp.ClientResponse) -> float | None:
+    """Seconds the server wants us to wait; None when it does not say. Its date form counts as not said."""
     if reply.status not in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
         return None
     try:
-        return min(max(float(reply.headers.get("Retry-After", "1")), 0.1), LONGEST_WAIT)
-    except ValueError:
-        return 1.0
+        return max(float(reply.headers["Retry-After"]), SHORTEST_WAIT)
+    except (KeyError, ValueError):
+        return SHORTEST_WAIT if reply.status == HTTPStatus.TOO_MANY_REQUESTS else None
 
 
-def unreachable(server: str, error: BaseException) -> UnreachedError:
-    """The network's trouble in words."""
-    return UnreachedError(
-        f"the API server {server} cannot be reached: {_why(error)}",
-        hint="krayne goes on by itself once it can",
-        retryable=True,
-    )
-
-
-def _why(error: BaseException) -> str:
-    if isinstance(error, TimeoutError):
-        return "no answer in time"
-    if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        return f"its certificate is not trusted: {error.certificate_error}"
-    if isinstance(error, aiohttp.ClientResponseError):
-        # Its text has the proxy's address, which may hold a password.
-        return f"the proxy answered {error.status} {error.message}".strip()
-    if isinstance(error, aiohttp.ClientConnectorSSLError):
-        return f"TLS fails: {getattr(error.os_error, 'reason', None) or error.os_error}"
-    if isinstance(error, aiohttp.ClientConnectorError):
-        if error.os_error.errno == errno.ECONNREFUSED:
-            return "connection refused"
-        what = (error.os_error.strerror or str(error.os_error)).lower()
-        return f"its proxy: {what}" if isinstance(error, aiohttp.ClientProxyConnectionError) else what
-    if isinstance(error, ssl.SSLError):
-        return f"TLS fails: {error.reason or error}"
-    return str(error) or type(error).__name__
-
-
-def login_needed(endpoint: ApiEndpoint) -> LoginNeededError:
-    """401 after a refresh."""
-    plugin = (endpoint.access.user.get("exec") or {}).get("command")
-    hint = f"log in again with {plugin}; krayne goes on by itself" if plugin else "renew the kubeconfig's credentials"
-    return LoginNeededError(f"the API server refuses the credentials of context {endpoint.access.context}", hint=hint)
-
-
-def refusal(status: int, data: bytes, server: str, *, is_patch: bool = False) -> KrayneError:
-    """The error behind a Status object (k8s.io/apimachinery/pkg/api/errors)."""
-    text, reason, details = _status(data)
-    text = text or f"HTTP status {status}"
-    if status == HTTPStatus.FORBIDDEN:
-        return _forbidden(text)
-    if status == HTTPStatus.CONFLICT:
-        if reason == "AlreadyExists":
-            return ClusterAlreadyExistsError(text, hint="krayne ls -A")
-        return ConflictError(text, retryable=True)
-    if status == HTTPStatus.NOT_FOUND:
-        if details.get("kind") == "namespaces":
-            return NamespaceNotFoundError(text, hint=f"kubectl create namespace {details.get('name', '')}".strip())
-        return AbsentError(text)
-    if status == HTTPStatus.GONE:
-        return GoneError(text)
-    if is_patch and status == HTTPStatus.UNPROCESSABLE_ENTITY and not details.get("name"):
-        # So answers a JSON patch that does not fit the object, a failed `test` above all; an invalid result is named.
-        return ConflictError("it is not as it was when it was read: the patch does not fit it", retryable=True)
-    if status in (
-        HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
-        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-    ):  # fmt: skip
-        return KrayneError(f"Kubernetes refuses it: {text}", kind="rejected", hint="krayne describe shows the file")
-    return KubeConnectionError(f"the API server {server} answered {status}: {text[:300]}", retryable=True)
-
-
-def _forbidden(text: str) -> KrayneError:
-    if "namespace" in text and "being terminated" in text:
-        return ConflictError(text, hint="wait until the namespace is gone", retryable=True)
-    # RBAC's sentence has it; without it a quota or an admission policy speaks, whose text says all.
-    lacks = " cannot " in text
-    return ForbiddenError(text, hint="ask for these rights: krayne's README lists them" if lacks else "")
-
-
-def _status(data: bytes) -> tuple[str, str, Json]:
-    try:
-        found = msgspec.json.decode(data, type=dict[str, Any])
-        details = found.get("details")
-        details = details if isinstance(details, dict) else {}
-        return str(found.get("message") or ""), str(found.get("reason") or ""), details
-    except (msgspec.DecodeError, RecursionError):
-        return data[:200].decode("utf-8", "replace").strip(), "", {}
+def quiet_foreign_loggers() -> None:
+    """At debug level kubernetes_asyncio logs whole bodies, and asyncio command lines: Secrets among them."""
+    for name in ("kubernetes_asyncio", "aiohttp", "urllib3", "asyncio"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 __all__ = ["AbsentError", "GoneError", "KubeClient", "UnreachedError", "refusal", "unreachable"]

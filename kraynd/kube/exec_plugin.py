@@ -6,6 +6,7 @@ credential and never logs it.
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -19,13 +20,18 @@ import anyio.to_thread
 import msgspec
 
 from kraynd.core.model import Json
-from krayne.errors import KubeConfigError, LoginNeededError
+from krayne.errors import LoginNeededError
 
 PLUGIN_SECONDS = 60.0  # what kubectl users wait for a cloud CLI; a hung one must not hold the daemon for ever
 LINGER = 0.2  # seconds for the last bytes of a plugin that has ended while a grandchild holds its pipes
 REAP_SECONDS = 2.0  # for a killed plugin to be gone; one stuck in the kernel must not hold the loop
 EXPIRY_MARGIN = 60.0  # seconds before a credential's end at which a new one is fetched
+OUR_OWN = frozenset({"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"})
 OUTPUT_LIMIT = 1024 * 1024  # bytes kept of each pipe; a credential is some KiB
+# A JWT anywhere, and whatever follows a word that announces a secret.
+TOKENS = re.compile(
+    r"eyJ[\w-]{8,}[\w.-]*|(?<=bearer )\S+|(?<=token=)\S+|(?<=password=)\S+|(?<=secret=)\S+", re.IGNORECASE
+)
 
 
 class Credential(msgspec.Struct, frozen=True):
@@ -42,6 +48,11 @@ class Credential(msgspec.Struct, frozen=True):
         if self.expires is None:
             return True
         return now < max(self.expires - EXPIRY_MARGIN, self.fetched + (self.expires - self.fetched) / 2)
+
+    @property
+    def pair(self) -> tuple[str, str] | None:
+        """Certificate and key in PEM; None when a token is all there is."""
+        return (self.client_certificate, self.client_key) if self.client_certificate and self.client_key else None
 
     def __repr__(self) -> str:
         return "Credential(...)"
@@ -74,10 +85,14 @@ async def run_plugin(
     if status != 0:
         words = err.decode("utf-8", "replace").strip().splitlines()
         raise LoginNeededError(
-            f"the credential plugin {name} failed: {words[-1][:300] if words else f'exit status {status}'}",
-            hint="log in again in a terminal; krayne goes on by itself",
+            f"the credential plugin {name} failed: {_said(words[-1]) if words else f'exit status {status}'}"
         )
     return _credential(name, bytes(out), wall())
+
+
+def _said(line: str) -> str:
+    """A plugin's last words, without what looks like a token among them."""
+    return TOKENS.sub("***", "".join(one for one in line if one.isprintable()))[:300]
 
 
 def _start(argv: list[str], env: dict[str, str]) -> "subprocess.Popen[bytes]":
@@ -137,13 +152,11 @@ async def _drain(pipe: int, kept: bytearray) -> None:
 def _command(
     plugin: Json, cluster: Json | None, environ: Mapping[str, str], cwd: str
 ) -> tuple[list[str], dict[str, str]]:
-    try:
-        name = str(plugin["command"])
-        added = {str(one["name"]): str(one["value"]) for one in plugin.get("env") or ()}
-        arguments = [str(one) for one in plugin.get("args") or ()]
-    except (KeyError, TypeError):
-        raise KubeConfigError("the kubeconfig's exec section is malformed: it needs command, args and env") from None
-    env = {**environ, **added}
+    name = plugin["command"]
+    added = {str(one["name"]): str(one["value"]) for one in plugin.get("env") or ()}
+    arguments = [str(one) for one in plugin.get("args") or ()]
+    # What a service manager told us is not for the plugin: it must not speak in our name.
+    env = {name: value for name, value in environ.items() if name not in OUR_OWN} | added
     path = os.path.join(cwd, name) if "/" in name and not name.startswith("/") else name
     found = shutil.which(path, path=env.get("PATH"))
     if found is None:
@@ -152,7 +165,7 @@ def _command(
             hint=str(plugin.get("installHint") or f"install {name}, or put its folder on the PATH of kraynd"),
         )
     info: Json = {"apiVersion": plugin.get("apiVersion"), "kind": "ExecCredential", "spec": {"interactive": False}}
-    if plugin.get("provideClusterInfo") and cluster is not None:
+    if cluster is not None:
         info["spec"]["cluster"] = cluster
     env["KUBERNETES_EXEC_INFO"] = json.dumps(info)
     return [found, *arguments], env
@@ -184,9 +197,7 @@ def _credential(name: str, out: bytes, now: float) -> Credential:
     if not made.token and not (made.client_certificate and made.client_key):
         raise LoginNeededError(f"the credential plugin {name} gave neither a token nor a certificate with its key")
     if made.expires is not None and made.expires <= now:
-        raise LoginNeededError(
-            f"the credential plugin {name} gave a credential that has expired", hint="log in again in a terminal"
-        )
+        raise LoginNeededError(f"the credential plugin {name} gave a credential that has expired")
     return made
 
 

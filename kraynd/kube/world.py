@@ -7,8 +7,9 @@ writes raise.
 import hashlib
 import random
 import time
-from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import NamedTuple
+from urllib.parse import quote
 
 import anyio
 import msgspec
@@ -16,9 +17,11 @@ import msgspec
 from kraynd.core.backoff import Backoff
 from kraynd.core.model import ClusterKey, Json
 from kraynd.kube.auth import ApiEndpoint, load_endpoint
-from kraynd.kube.client import AbsentError, KubeClient, UnreachedError
+from kraynd.kube.cache import Change
+from kraynd.kube.client import KubeClient
+from kraynd.kube.refusals import AbsentError, UnreachedError
 from kraynd.kube.watch import DEFAULTS as WATCH_DEFAULTS
-from kraynd.kube.watch import PAGE, ObjectKey, Reflector, WatchSettings
+from kraynd.kube.watch import PAGE, Reflector, WatchSettings
 from krayne.config import KrayneSettings
 from krayne.errors import (
     ClusterNotFoundError,
@@ -27,6 +30,7 @@ from krayne.errors import (
     KubeConfigError,
     KubeRayNotInstalledError,
     LoginNeededError,
+    NamespaceNotFoundError,
 )
 
 RAY = "/apis/ray.io/v1"
@@ -35,6 +39,8 @@ KUBERAY_ANNOTATION = "ray.io/kuberay-version"
 CONTACT = Backoff(base=0.5, cap=4.0)  # nobody answers: asking costs the server nothing
 REFUSED = Backoff(base=1.0, cap=15.0)  # KubeRay may be installed, a right granted, a login done at any time
 EVENT_PAGES = 10  # of a busy namespace's events; the API cannot ask for the newest
+FEW_UIDS = 10  # objects whose events are asked for one by one; for more, the namespace is paged through once
+EVERYWHERE = ""  # the scope of a watch over all namespaces
 CONDITIONS = {
     "api-unreachable": "unreachable",
     "login-needed": "login-needed",
@@ -58,6 +64,18 @@ class KubeRay(msgspec.Struct, frozen=True):
 
     installed: bool = False
     version: str = ""
+
+
+class _Scope(NamedTuple):
+    """The watches of one namespace, or of all."""
+
+    clusters: Reflector
+    pods: Reflector
+
+    @property
+    def barred(self) -> bool:
+        """Whether RBAC forbids one of them."""
+        return any(isinstance(one.health.error, ForbiddenError) for one in self)
 
 
 class World:
@@ -85,46 +103,70 @@ class World:
         self.state = WorldState("connecting", f"connecting to {self.server}", time.time(), "")
         self.limited_to: tuple[str, ...] = ()
         self.clusters: dict[ClusterKey, Json] = {}
-        self._pods: dict[ClusterKey, dict[str, Json]] = defaultdict(dict)
-        self._homes: dict[ObjectKey, ClusterKey] = {}
+        self._pods: dict[ClusterKey, dict[str, Json]] = {}
         self._client = KubeClient(self.transport)
         self._watching, self._backoffs, self._rand = watching, (contact, refused), rand
         self._namespaces = namespaces
         self._on_change = on_change
-        self._reflectors: list[Reflector] = []
-        self._woken = anyio.Event()
+        self._scopes: dict[str, _Scope] = {}
+        self._wide_refused = False
+        self._woken, self._rescope, self._recovered = anyio.Event(), anyio.Event(), anyio.Event()
+        self._doubted = False
 
     @property
     def synced(self) -> bool:
-        """Whether every watch is up and its cache whole."""
-        return bool(self._reflectors) and all(one.health.synced for one in self._reflectors)
+        """Whether every watch is up, its cache whole, and this known to be the same world since the last outage."""
+        watched = self._watched()
+        return bool(watched) and not self._doubted and all(one.health.synced for one in watched)
 
     @property
     def watch_restarts(self) -> int:
         """How often a watch was opened again."""
-        return sum(one.restarts for one in self._reflectors)
+        return sum(one.restarts for scope in self._scopes.values() for one in scope)
+
+    def sees(self, namespace: str) -> bool:
+        """Whether what is not in the caches is not there. False where RBAC or the settings keep us out."""
+        scope = self._scopes.get(EVERYWHERE) or self._scopes.get(namespace)
+        return scope is not None and not scope.barred
 
     def pods_of(self, key: ClusterKey) -> tuple[Json, ...]:
         """The pods labelled as this cluster's."""
         return tuple(self._pods.get(key, {}).values())
 
     def stale(self) -> bool:
-        """Whether the kubeconfig changed since this world was built from it."""
-        return self.transport.stale()
+        """Whether the kubeconfig leads elsewhere by now. New credentials of the same user are taken over and tried."""
+        before = self.transport.access
+        if self.transport.stale():
+            return True
+        if self.transport.access is not before:
+            self.wake()
+        return False
 
     def wake(self) -> None:
-        """After sleep: check everything at once."""
+        """After sleep: check everything at once, over new connections."""
+        self.transport.retry()
+        self._client.renew()
         self._woken.set()
-        for one in self._reflectors:
-            one.wake()
+        self._wide_refused = False
+        for scope in self._scopes.values():
+            for one in scope:
+                one.wake()
+        if self.limited_to and not self._namespaces:
+            self._rescope.set()  # rights may have been granted meanwhile
 
     async def run(self) -> None:
         """Contact, watch, and go on through any trouble, until cancelled."""
         try:
-            self._reflectors = self._watches(await self._first_contact())
-            async with anyio.create_task_group() as tasks:
-                for one in self._reflectors:
-                    tasks.start_soon(one.run)
+            while True:
+                self._install(await self._first_contact())
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(self._recognise)
+                    for scope in self._scopes.values():
+                        for one in scope:
+                            tasks.start_soon(one.run)
+                    await self._rescope.wait()
+                    tasks.cancel_scope.cancel()
+                self._rescope = anyio.Event()
         finally:
             with anyio.CancelScope(shield=True), anyio.move_on_after(1.0):
                 await self._client.close()
@@ -137,7 +179,7 @@ class World:
         while True:
             try:
                 await self._contact()
-                return await self._scopes()
+                return await self._allowed()
             except KrayneError as error:
                 self._say(error)
                 unreached, refused = self._backoffs
@@ -150,10 +192,7 @@ class World:
 
     async def _contact(self) -> None:
         """Which world this is, and whether KubeRay serves RayClusters. Raises KrayneError."""
-        found = await self._identify()
-        if found != self.id:
-            self.id = found
-            self._on_change(None)
+        self._call_it(await self._identify())
         try:
             served = await self._client.get(RAY)
         except AbsentError:
@@ -179,75 +218,143 @@ class World:
         # What memory knows under the makeshift id stays there, though the right to read the real one has come.
         return makeshift if self.id == makeshift else uid or self.id or makeshift
 
-    async def _scopes(self) -> tuple[str, ...]:
+    def _call_it(self, identity: str) -> bool:
+        """Whether this is another world than we took it for."""
+        if identity == self.id:
+            return False
+        self.id = identity
+        self._on_change(None)
+        return True
+
+    async def _recognise(self) -> None:
+        """After each outage, before the caches count again: another cluster may stand at the same address."""
+        while True:
+            await self._recovered.wait()
+            self._recovered = anyio.Event()
+            try:
+                replaced = self._call_it(await self._identify())
+            except KrayneError as error:
+                self._say(error)
+                await anyio.sleep(self._backoffs[0].delay(1, self._rand()))
+                self._recovered.set()
+                continue
+            self._doubted = any(one.health.error for one in self._watched())
+            if replaced:
+                for one in self._watched():
+                    one.wake()
+            self._health()
+
+    async def _allowed(self) -> tuple[str, ...]:
         """Empty for the whole cluster; the namespaces when RBAC allows no more."""
         if self._namespaces:
             return self._namespaces
-        try:
-            await self._client.get(f"{RAY}/rayclusters", limit="1")
-            await self._client.get("/api/v1/pods", limit="1", labelSelector=CLUSTER_LABEL)
-        except ForbiddenError:
-            await self._client.get(f"{RAY}/namespaces/{self.namespace}/rayclusters", limit="1")
-            return (self.namespace,)
-        return ()
+        if not self._wide_refused:
+            try:
+                await self._client.get(f"{RAY}/rayclusters", limit="1")
+                await self._client.get("/api/v1/pods", limit="1", labelSelector=CLUSTER_LABEL)
+            except ForbiddenError:
+                pass
+            else:
+                return ()
+        await self._client.get(f"{RAY}/namespaces/{quote(self.namespace, safe='')}/rayclusters", limit="1")
+        return (self.namespace,)
 
-    def _watches(self, namespaces: tuple[str, ...]) -> list[Reflector]:
-        """Two for each namespace, of RayClusters and of pods, in this order."""
+    # Watches.
+
+    def _install(self, namespaces: tuple[str, ...]) -> None:
+        """New watches, which start from what the old ones know."""
+        clusters = [item for scope in self._scopes.values() for item in scope.clusters.objects.values()]
+        pods = [item for scope in self._scopes.values() for item in scope.pods.objects.values()]
         self.limited_to = namespaces
-        made = []
-        for part in [f"/namespaces/{one}" for one in namespaces] or [""]:
-            for path, selector, seen in (
-                (f"{RAY}{part}/rayclusters", "", self._cluster_seen),
-                (f"/api/v1{part}/pods", CLUSTER_LABEL, self._pod_seen),
-            ):
-                made.append(
-                    Reflector(
-                        self._client, path, selector=selector, on_event=seen, on_health=self._health, rand=self._rand,
-                        settings=self._watching,
-                    )
-                )  # fmt: skip
-        return made
+        self._scopes = {one: self._scope(one, clusters, pods) for one in namespaces or (EVERYWHERE,)}
+        # What is out of sight now is neither known to be there nor known to be gone.
+        hidden = {key for key in (*self.clusters, *self._pods) if not self._covered(key.namespace)}
+        for key in hidden:
+            self.clusters.pop(key, None)
+            self._pods.pop(key, None)
+            self._on_change(key)
+
+    def _scope(self, namespace: str, clusters: Iterable[Json], pods: Iterable[Json]) -> _Scope:
+        part = f"/namespaces/{quote(namespace, safe='')}" if namespace else ""
+
+        def reflector(
+            path: str, selector: str, known: Iterable[Json], on_changes: Callable[[Sequence[Change]], None]
+        ) -> Reflector:
+            seed = [one for one in known if namespace in (EVERYWHERE, one["metadata"].get("namespace"))]
+            return Reflector(
+                self._client, path, selector=selector, seed=seed, on_changes=on_changes, on_health=self._health,
+                rand=self._rand, settings=self._watching,
+            )  # fmt: skip
+
+        return _Scope(
+            reflector(f"{RAY}{part}/rayclusters", "", clusters, self._clusters_changed),
+            reflector(f"/api/v1{part}/pods", CLUSTER_LABEL, pods, self._pods_changed),
+        )
+
+    def _covered(self, namespace: str) -> bool:
+        return EVERYWHERE in self._scopes or namespace in self._scopes
+
+    def _watched(self) -> list[Reflector]:
+        """Those that count: all, but the forbidden namespaces' only if every one is."""
+        open_ones = [one for scope in self._scopes.values() if not scope.barred for one in scope]
+        return open_ones or [one for scope in self._scopes.values() for one in scope]
 
     # What the watches say.
 
-    def _cluster_seen(self, item: Json) -> None:
-        key = _cluster_key(item, item["metadata"]["name"])
-        live = next((one.objects[key] for one in self._reflectors[::2] if key in one.objects), None)
-        if live is None:
-            self.clusters.pop(key, None)
-        else:
-            self.clusters[key] = live
-        self._on_change(key)
+    def _clusters_changed(self, changes: Sequence[Change]) -> None:
+        touched: dict[ClusterKey, None] = {}
+        for before, after in changes:
+            item = after or before or {}
+            key = ClusterKey(str(item["metadata"].get("namespace") or ""), str(item["metadata"]["name"]))
+            touched[key] = None
+            if after is None:
+                self.clusters.pop(key, None)
+            else:
+                self.clusters[key] = after
+        for key in touched:
+            self._on_change(key)
 
-    def _pod_seen(self, item: Json) -> None:
-        metadata = item["metadata"]
-        place = (str(metadata.get("namespace") or ""), str(metadata["name"]))
-        live = next((one.objects[place] for one in self._reflectors[1::2] if place in one.objects), None)
-        key = (
-            None if live is None else _cluster_key(live, (live["metadata"].get("labels") or {}).get(CLUSTER_LABEL, ""))
-        )
-        was = self._homes.pop(place, None)
-        if was is not None and was != key:
-            self._pods[was].pop(place[1], None)
-            if not self._pods[was]:
-                del self._pods[was]
-            self._on_change(was)
-        if key is not None and live is not None:
-            self._homes[place] = key
-            self._pods[key][place[1]] = live
-            version = (live["metadata"].get("annotations") or {}).get(KUBERAY_ANNOTATION)
-            if version:
-                self.kuberay = KubeRay(True, str(version))
+    def _pods_changed(self, changes: Sequence[Change]) -> None:
+        touched: dict[ClusterKey, None] = {}
+        for before, after in changes:
+            if before is not None:
+                key, name = _home(before)
+                touched[key] = None
+                pods = self._pods.get(key, {})
+                pods.pop(name, None)
+                if not pods:
+                    self._pods.pop(key, None)
+            if after is not None:
+                key, name = _home(after)
+                touched[key] = None
+                self._pods.setdefault(key, {})[name] = after
+                if version := (after["metadata"].get("annotations") or {}).get(KUBERAY_ANNOTATION):
+                    self.kuberay = KubeRay(True, str(version))
+        for key in touched:
             self._on_change(key)
 
     def _health(self) -> None:
-        errors = [one.health.error for one in self._reflectors if one.health.error is not None]
+        wide = self._scopes.get(EVERYWHERE)
+        if wide is not None and wide.barred:
+            self._wide_refused = True
+            self._rescope.set()
+        errors = [one.health.error for one in self._watched() if one.health.error is not None]
         if errors:
+            self._doubted = True
             self._say(errors[0])
+        elif self._doubted and all(one.health.synced for one in self._watched()):
+            self._recovered.set()
         elif self.synced:
-            where = f" (namespaces {', '.join(self.limited_to)})" if self.limited_to else ""
             self.kuberay = KubeRay(True, self.kuberay.version)
-            self._set("ready", f"connected to {self.server}{where}", "")
+            self._set("ready", f"connected to {self.server}{self._limits()}", "")
+
+    def _limits(self) -> str:
+        if not self.limited_to:
+            return ""
+        barred = [one for one in self.limited_to if not self.sees(one)]
+        seen = [one for one in self.limited_to if self.sees(one)]
+        forbidden = f"; forbidden: {', '.join(barred)}" if barred else ""
+        return f" (only namespace{'s' if len(seen) > 1 else ''} {', '.join(seen)}{forbidden})"
 
     def _say(self, error: KrayneError) -> None:
         if isinstance(error, AbsentError):
@@ -265,20 +372,30 @@ class World:
 
     async def events_for(self, namespace: str, uids: Collection[str]) -> tuple[Json, ...]:
         """The events of these objects. Raises KrayneError."""
-        path, query, found = f"/api/v1/namespaces/{namespace}/events", {"limit": str(PAGE)}, list[Json]()
-        for _ in range(EVENT_PAGES):
-            page = await self._client.get(path, **query)
-            items = page.get("items") or ()
-            found += [one for one in items if (one.get("involvedObject") or {}).get("uid") in uids]
+        path = f"/api/v1/namespaces/{quote(namespace, safe='')}/events"
+        if len(uids) > FEW_UIDS:
+            found = await self._pages(path, EVENT_PAGES)
+            return tuple(one for one in found if (one.get("involvedObject") or {}).get("uid") in uids)
+        mine: list[Json] = []
+        for uid in uids:
+            mine += await self._pages(path, 1, fieldSelector=f"involvedObject.uid={uid}")
+        return tuple(mine)
+
+    async def _pages(self, path: str, most: int, **query: str) -> list[Json]:
+        found: list[Json] = []
+        query["limit"] = str(PAGE)
+        for _ in range(most):
+            page = await self._client.page(path, **query)
+            found += page.get("items") or ()
             token = (page.get("metadata") or {}).get("continue")
             if not token:
                 break
             query["continue"] = str(token)
-        return tuple(found)
+        return found
 
     async def create(self, manifest: Json) -> Json:
         """Create a RayCluster."""
-        namespace = manifest["metadata"]["namespace"]
+        namespace = quote(str(manifest["metadata"]["namespace"]), safe="")
         try:
             return await self._client.create(f"{RAY}/namespaces/{namespace}/rayclusters", manifest)
         except AbsentError:
@@ -289,22 +406,30 @@ class World:
         try:
             return await self._client.patch(_path(key), ops)
         except AbsentError as error:
+            if not error.named:
+                raise self._no_kuberay() from None
             raise ClusterNotFoundError(f"cluster {key} is gone") from error
 
     async def delete(self, key: ClusterKey, *, uid: str, resource_version: str | None) -> None:
         """Delete exactly this RayCluster; one that is gone already is fine."""
         try:
             await self._client.delete(_path(key), uid=uid, resource_version=resource_version)
-        except AbsentError:
+        except NamespaceNotFoundError:
             return
+        except AbsentError as error:
+            if not error.named:
+                raise self._no_kuberay() from None
 
 
 def _path(key: ClusterKey) -> str:
-    return f"{RAY}/namespaces/{key.namespace}/rayclusters/{key.name}"
+    return f"{RAY}/namespaces/{quote(key.namespace, safe='')}/rayclusters/{quote(key.name, safe='')}"
 
 
-def _cluster_key(item: Json, name: str) -> ClusterKey:
-    return ClusterKey(str(item["metadata"].get("namespace") or "default"), str(name))
+def _home(pod: Json) -> tuple[ClusterKey, str]:
+    """The cluster a pod is labelled with, and its own name."""
+    metadata = pod["metadata"]
+    cluster = str((metadata.get("labels") or {}).get(CLUSTER_LABEL) or "")
+    return ClusterKey(str(metadata.get("namespace") or ""), cluster), str(metadata["name"])
 
 
 __all__ = ["KubeConfigError", "KubeRay", "LoginNeededError", "World", "WorldState"]
