@@ -84,7 +84,8 @@ def scheduling_trouble(pod: Json) -> Trouble | None:
     scheduled = condition_of(pod, "PodScheduled")
     if scheduled.get("status") != "False":
         return None
-    message = _one_line(scheduled.get("message", ""))
+    # The first sentence says what is missing; the scheduler's others, on preemption, only that it stays so.
+    message = _one_line(scheduled.get("message", "")).partition(". ")[0].rstrip(".")
     if scheduled.get("reason") == "SchedulingGated":
         return Trouble(f"held back by a scheduling gate{f': {message}' if message else ''}", False)
     return Trouble(f"unschedulable: {message or 'no node fits'}", False)

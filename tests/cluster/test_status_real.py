@@ -185,9 +185,7 @@ async def test_9_workers_pending_and_failing(keeper: Keeper) -> None:
 
 async def test_9_unschedulable_workers_say_what_they_lack(keeper: Keeper) -> None:
     await keeper.keep(worker_groups=workers(1, cpus="500"))
-    await keeper.status(
-        "ready", "worker: 1 worker pending: unschedulable: 0/3 nodes are available: 3 Insufficient nvidia"
-    )
+    await keeper.status("ready", "worker: 1 worker pending: unschedulable: 0/3 nodes are available: 3 Insufficient cpu")
 
 
 async def test_9_orphans_of_a_group_that_somebody_took_out(keeper: Keeper) -> None:

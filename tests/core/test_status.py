@@ -175,13 +175,13 @@ def test_5_a_head_of_the_deleted_cluster_of_this_name_is_not_ours() -> None:
 
 
 def unschedulable(name: str = HEAD, **more: Any) -> Json:
-    message = "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."
+    message = "0/3 nodes are available: 3 Insufficient nvidia.com/gpu. no new claims to deallocate, preemption: 0/3 ..."
     waits = condition("PodScheduled", "False", "Unschedulable", message)
     return pod(name, phase="Pending", node="", conditions=(waits,), container={}, **more)
 
 
 def test_6_unschedulable_with_what_the_node_autoscaler_says() -> None:
-    reason = "head: unschedulable: 0/3 nodes are available: 3 Insufficient nvidia.com/gpu."
+    reason = "head: unschedulable: 0/3 nodes are available: 3 Insufficient nvidia.com/gpu"
     assert told(status(busy(), unschedulable())) == ("pending", reason)
     for word, text in (
         ("TriggeredScaleUp", "a node is being added"),
@@ -337,7 +337,7 @@ def test_9_ready_with_workers_pending_says_why() -> None:
     found = status(busy(), pod(HEAD), pod("w1", group="worker"), unschedulable("w2", group="worker"))
     assert told(found) == (
         "ready",
-        "worker: 1 worker pending: unschedulable: 0/3 nodes are available: 3 Insufficient nvidia.com/gpu.",
+        "worker: 1 worker pending: unschedulable: 0/3 nodes are available: 3 Insufficient nvidia.com/gpu",
     )
     assert found.groups[0].pending == 1
     assert status(busy(), pod(HEAD)).reason == "worker: 2 workers pending: their pods are being created"
