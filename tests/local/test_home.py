@@ -111,7 +111,7 @@ def test_a_write_that_fails_keeps_the_old_content(tmp_path: Path, monkeypatch: p
     def broken(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(subject.os, step, broken)
+    monkeypatch.setattr(os, step, broken)
     with pytest.raises(OSError, match="No space"):
         atomic_write(str(target), b"new")
     monkeypatch.undo()
