@@ -208,8 +208,10 @@ class Operations:
         if memory.image is None and config.head.image is None:
             chosen = choose_image(ray=client.ray, python=client.python)
             memory = msgspec.structs.replace(memory, image=chosen)
-        await self._parts.desired.write(config, replace=exist_ok, text=source)
+        self._parts.desired.check_free(key, replace=exist_ok)
+        # Memory first: a pass between the two would create it with an image of the daemon's choice.
         await self._remember(key, memory)
+        await self._parts.desired.write(config, replace=exist_ok, text=source)
         return await self._settled(key)
 
     def preview(self, config: ClusterConfig, client: ClientVersions) -> dict[str, Any]:
@@ -255,7 +257,7 @@ class Operations:
             raise ClusterForeignError(
                 f"cluster {key} is {owner} and is not deleted", hint=f"krayne adopt {key.name} makes it yours first"
             )
-        await self._remember(key, asked_to_delete(self._memory(key), force=force))
+        await self._remember(key, asked_to_delete(self._memory(key), force=force, uid=self._uid(key)))
         await self._parts.desired.remove(key)
         return await self._settled(key)
 
@@ -277,7 +279,7 @@ class Operations:
                 f"cluster {key} is declared in clusters/{source}: nothing waits for a yes",
                 hint=f"krayne delete {key.name}",
             )
-        await self._remember(key, asked_to_prune(self._memory(key)))
+        await self._remember(key, asked_to_prune(self._memory(key), uid=self._uid(key)))
         return await self._settled(key)
 
     async def open_forwards(self, key: ClusterKey, ports: Sequence[tuple[int, int]]) -> tuple[ServiceView, ...]:
@@ -353,6 +355,10 @@ class Operations:
     def _live(self, key: ClusterKey) -> Json | None:
         link = self._parts.connection.link
         return link.world.clusters.get(key) if link is not None else None
+
+    def _uid(self, key: ClusterKey) -> str:
+        """The uid of the object the user sees now."""
+        return str(((self._live(key) or {}).get("metadata") or {}).get("uid", ""))
 
     def _memory(self, key: ClusterKey) -> ClusterMemory:
         return self._parts.memory.cluster(self._parts.connection.world_id, key)

@@ -93,17 +93,22 @@ class Desired:
         """
         key = ClusterKey(config.namespace, config.name)
         async with self._writing:
+            self.check_free(key, replace=replace)
             declared = self.snapshot.clusters.get(key)
-            if declared is not None and not replace:
-                raise ClusterAlreadyExistsError(
-                    f"cluster {key} is already declared in clusters/{declared.source}",
-                    hint=f"krayne apply -f FILE changes it; krayne describe {key.name}",
-                )
             source = declared.source if declared is not None else _file_name(key)
             content = text if text is not None else dump_cluster_yaml(config)
             await to_thread.run_sync(self._put, source, content)
             await self._look()
         return source
+
+    def check_free(self, key: ClusterKey, *, replace: bool) -> None:
+        """Raises ClusterAlreadyExistsError when a file declares the cluster and it is not to be replaced."""
+        declared = self.snapshot.clusters.get(key)
+        if declared is not None and not replace:
+            raise ClusterAlreadyExistsError(
+                f"cluster {key} is already declared in clusters/{declared.source}",
+                hint=f"krayne apply -f FILE changes it; krayne describe {key.name}",
+            )
 
     async def remove(self, key: ClusterKey) -> None:
         """Take the cluster's file away, because its user said so. A cluster without one is fine."""
@@ -211,7 +216,8 @@ class Desired:
             if file.config is None or file.key is None:
                 continue
             if (first := clusters.get(file.key)) is not None:
-                problems.append(_twice(file.key, first, source))
+                problems.append(twice := _twice(file.key, first, source))
+                clusters[file.key] = msgspec.structs.replace(first, problem=first.problem or twice.message)
                 continue
             clusters[file.key] = Declared(file.key, file.config, source, file.message)
         if self._unreadable:
