@@ -65,15 +65,30 @@ async def dial(endpoint: Endpoint, path: str, order: DialOrder, limits: DialLimi
     """One tunnel to `path`, by the first transport that works."""
     won: list[Link] = []
     failed: list[_Failure] = []
+    try:
+        await _race(endpoint, path, order, limits, won, failed)
+    except BaseException:
+        for link in won:
+            link.upgraded.transport.abort()
+        raise
+    for late in won[1:]:
+        late.upgraded.transport.abort()
+    if not won:
+        raise _telling(failed)
+    return won[0]
+
+
+async def _race(
+    endpoint: Endpoint, path: str, order: DialOrder, limits: DialLimits, won: list[Link], failed: list[_Failure]
+) -> None:
     async with anyio.create_task_group() as group:
 
         async def one(kind: str, ended: anyio.Event) -> None:
             try:
-                link = Link(kind, await _attempt(endpoint, path, kind, limits))
+                won.append(Link(kind, await _attempt(endpoint, path, kind, limits)))
             except _FailedError as error:
                 failed.append(error.failure)
             else:
-                won.append(link)
                 group.cancel_scope.cancel()
             finally:
                 ended.set()
@@ -85,15 +100,10 @@ async def dial(endpoint: Endpoint, path: str, order: DialOrder, limits: DialLimi
                 await ended.wait()
             if any(not failure.try_other for failure in failed):
                 break
-    for late in won[1:]:
-        late.upgraded.transport.abort()
-    if not won:
-        raise _telling(failed)
-    return won[0]
 
 
 def _telling(failed: Sequence[_Failure]) -> KrayneError:
-    return max((failure.error for failure in failed), key=lambda error: _RANKS.get(error.kind, 0))
+    return max((failure.error for failure in failed), key=lambda error: (_RANKS.get(error.kind, 0), len(error.message)))
 
 
 async def _attempt(endpoint: Endpoint, path: str, kind: str, limits: DialLimits) -> Upgraded:
