@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 import msgspec
+
 from krayne.config import ClusterConfig
 
 Json = dict[str, Any]

@@ -102,7 +102,7 @@ class MemoryStore:
         return None
 
     def learn_world(self, fingerprint: str, world: str) -> None:
-        """Which world an endpoint led to; what was remembered under the endpoint before the first contact moves along."""
+        """Which world an endpoint led to; what was remembered under the endpoint moves along."""
         if self.state.endpoints.get(fingerprint) == world:
             return
         clusters, ports = dict(self.state.clusters), dict(self.state.ports)

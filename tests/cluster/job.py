@@ -11,7 +11,7 @@ def main(address: str) -> None:
     """Run TASKS tasks on the cluster behind `address` and print their results."""
     with ray.init(address, logging_level="error"):
 
-        @ray.remote
+        @ray.remote  # type: ignore[untyped-decorator,unused-ignore]  # of the Ray environment
         def square(number: int) -> int:
             return number * number
 
