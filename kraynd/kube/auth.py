@@ -209,11 +209,7 @@ def load_endpoint(settings: KrayneSettings, environ: Mapping[str, str] | None = 
 
 def _fingerprint(access: Access) -> str:
     """Stands for this server until its own id is known: its address and its CA."""
-    try:
-        ca = authority(access.cluster)
-    except (ValueError, TypeError):
-        ca = ""
-    return hashlib.sha256(f"{access.server}\n{ca}".encode()).hexdigest()[:24]
+    return hashlib.sha256(f"{access.server}\n{authority(access.cluster)}".encode()).hexdigest()[:24]
 
 
 def _place(access: Access) -> tuple[object, ...]:

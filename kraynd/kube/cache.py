@@ -93,7 +93,8 @@ class Lines:
 
 def list_page(page: Json) -> tuple[list[Json], str, str]:
     """A list's items, its version, and the token of its next page. Raises KubeConnectionError: never an empty list."""
-    metadata, items = page.get("metadata"), page.get("items") or []
+    metadata, items = page.get("metadata"), page.get("items")
+    items = [] if items is None else items
     if not isinstance(metadata, dict) or not isinstance(items, list) or not str(page.get("kind")).endswith("List"):
         raise nonsense("a list")
     return items, str(metadata.get("resourceVersion") or ""), str(metadata.get("continue") or "")

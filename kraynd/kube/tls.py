@@ -16,7 +16,7 @@ def client_context(access: Access, pair: tuple[str, str] | None = None) -> ssl.S
     Raises KubeConfigError.
     """
     try:
-        context = ssl.create_default_context(cadata=authority(access.cluster) or None)
+        context = ssl.create_default_context(cadata=_pem(access.cluster, "certificate-authority") or None)
         context.set_alpn_protocols(["http/1.1"])
         # Many clusters' own CAs lack the key usage that Python 3.13 began to demand.
         context.verify_flags &= ~ssl.VERIFY_X509_STRICT
@@ -24,26 +24,31 @@ def client_context(access: Access, pair: tuple[str, str] | None = None) -> ssl.S
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
         _load(context, *(pair or (_pem(access.user, "client-certificate"), _pem(access.user, "client-key"))))
-    except (ssl.SSLError, ValueError, TypeError) as error:
+    except (ssl.SSLError, ValueError, TypeError, AttributeError) as error:
         raise KubeConfigError(f"the certificates of context {access.context} cannot be used: {_why(error)}") from None
     return context
 
 
 def authority(cluster: Json) -> str:
-    """The PEM of the server's CA; empty for the system's authorities. Raises KubeConfigError, ValueError."""
-    return _pem(cluster, "certificate-authority")
+    """The PEM of the server's CA; empty for the system's authorities. Raises KubeConfigError."""
+    try:
+        return _pem(cluster, "certificate-authority")
+    except (ValueError, TypeError, AttributeError):
+        raise KubeConfigError("the certificate authority of the kubeconfig's cluster is not PEM text") from None
 
 
 def _pem(entry: Json, name: str) -> str:
     """An entry's -data, else its file."""
-    data = entry.get(f"{name}-data")
-    return base64.b64decode(data).decode("ascii", "ignore") if data else read_text(entry.get(name))
-
-
-def read_text(path: object) -> str:
-    """A certificate's or key's file; nothing when there is no path. Raises KubeConfigError."""
-    if not path:
+    data, path = entry.get(f"{name}-data"), entry.get(name)
+    if not data and not path:
         return ""
+    text = base64.b64decode("".join(data.split()), validate=True).decode("ascii", "ignore") if data else _file(path)
+    if not text.strip():
+        raise ValueError("empty")  # for a CA, nothing would mean the system's authorities
+    return text
+
+
+def _file(path: object) -> str:
     try:
         with open(str(path), encoding="ascii", errors="ignore") as file:  # comments between certificates
             return file.read()
