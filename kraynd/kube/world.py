@@ -112,6 +112,7 @@ class World:
         self._wide_refused = False
         self._woken, self._rescope, self._recovered = anyio.Event(), anyio.Event(), anyio.Event()
         self._doubted = False
+        self._was_synced = False
 
     @property
     def synced(self) -> bool:
@@ -273,6 +274,7 @@ class World:
             self.clusters.pop(key, None)
             self._pods.pop(key, None)
             self._on_change(key)
+        self._note_synced()
 
     def _scope(self, namespace: str, clusters: Iterable[Json], pods: Iterable[Json]) -> _Scope:
         part = f"/namespaces/{quote(namespace, safe='')}" if namespace else ""
@@ -347,6 +349,13 @@ class World:
         elif self.synced:
             self.kuberay = KubeRay(True, self.kuberay.version)
             self._set("ready", f"connected to {self.server}{self._limits()}", "")
+        self._note_synced()
+
+    def _note_synced(self) -> None:
+        """What was held back while the caches were doubted goes on, also when the state's words stay the same."""
+        if self.synced != self._was_synced:
+            self._was_synced = self.synced
+            self._on_change(None)
 
     def _limits(self) -> str:
         if not self.limited_to:

@@ -6,6 +6,7 @@ server, in order, of the request whose line contains its text.
 
 import asyncio
 import json
+import re
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -61,6 +62,9 @@ class FakeApi:
     objects: dict[str, dict[str, Json]] = field(default_factory=lambda: {RAY: {}, PODS: {}})
     faults: list[tuple[str, Answer]] = field(default_factory=list)
     allowed: Callable[[Request], bool] = lambda _: True
+    barred: Callable[[Request], bool] = lambda _: False
+    identity: str = "world-1"
+    events: list[Json] = field(default_factory=list)
     page: int = 1000
     port: int = 0
     version: int = 100
@@ -129,6 +133,13 @@ class FakeApi:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
+    async def empty(self) -> None:
+        """End the service of every connection."""
+        while self._tasks:
+            for task in self._tasks:
+                task.cancel()  # an idle watch does not notice that its client has left
+            await asyncio.wait(self._tasks)
+
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
@@ -153,28 +164,37 @@ class FakeApi:
         path = urlsplit(request.target).path
         if not self.allowed(request):
             return reply(writer, 401, status(401, "Unauthorized"))
+        if self.barred(request):
+            return reply(writer, 403, status(403, f'User "me" cannot read {path}'))
         if path == "/api/v1/namespaces/kube-system":
-            return reply(writer, 200, {"metadata": {"uid": "world-1"}})
+            return reply(writer, 200, {"metadata": {"uid": self.identity}})
         if path == "/apis/ray.io/v1":
             return reply(writer, 200, {"resources": [{"name": "rayclusters"}]})
-        if path not in self.objects or request.method != "GET":
+        if path.endswith("/events"):
+            wanted = request.query.get("fieldSelector", "").partition("=")[2]
+            found = [one for one in self.events if wanted in ("", one["involvedObject"]["uid"])]
+            return reply(writer, 200, {"kind": "EventList", "metadata": {}, "items": found})
+        space = re.fullmatch(r"(.*)/namespaces/([^/]+)(/.*)", path)
+        base, namespace = (space[1] + space[3], space[2]) if space else (path, "")
+        if base not in self.objects or request.method != "GET":
             return reply(writer, 404, status(404, f"no {path}"))
         if request.is_watch:
-            return await self._watch(path, int(request.query["resourceVersion"]), writer)
-        return self._list(path, request, writer)
+            return await self._watch(base, namespace, int(request.query["resourceVersion"]), writer)
+        return self._list(base, namespace, request, writer)
 
-    def _list(self, path: str, request: Request, writer: asyncio.StreamWriter) -> None:
-        start, items = int(request.query.get("continue", 0)), list(self.objects[path].values())
+    def _list(self, path: str, namespace: str, request: Request, writer: asyncio.StreamWriter) -> None:
+        start = int(request.query.get("continue", 0))
+        items = [one for one in self.objects[path].values() if namespace in ("", one["metadata"]["namespace"])]
         metadata = {"resourceVersion": str(self.version)}
         if start + self.page < len(items):
             metadata["continue"] = str(start + self.page)
         reply(writer, 200, {"kind": KINDS[path], "metadata": metadata, "items": items[start : start + self.page]})
 
-    async def _watch(self, path: str, since: int, writer: asyncio.StreamWriter) -> None:
+    async def _watch(self, path: str, namespace: str, since: int, writer: asyncio.StreamWriter) -> None:
         start_stream(writer)
         while True:
             for version, where, kind, item in self.log:
-                if where == path and version > since:
+                if where == path and version > since and namespace in ("", item["metadata"]["namespace"]):
                     event(writer, kind, item)
                     since = version
             await writer.drain()
