@@ -8,7 +8,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from krayne.errors import KrayneError
 from krayne_client import commands
@@ -25,6 +25,22 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         sys.stderr.write(f"krayne: {message}\ntry: {self.prog} --help\n")
         raise SystemExit(USAGE)
+
+
+class _VerbParser(_Parser):
+    """One command's arguments, in any order: argparse alone refuses `scale demo -n team 4`."""
+
+    _mixing = False
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Options first, wherever they stand, then the rest; Python 3.11 does so by calling this again."""
+        if self._mixing:
+            return super().parse_known_args(args, namespace)
+        self._mixing = True
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._mixing = False
 
 
 def main(words: Sequence[str]) -> int:
@@ -71,7 +87,9 @@ def parser() -> argparse.ArgumentParser:
     )
     root.set_defaults(namespace=None, all_namespaces=False, output="table", no_color=False, no_start=False)
     grammar = _Grammar(
-        root.add_subparsers(title="commands", metavar="COMMAND", dest="verb", required=True, parser_class=_Parser)
+        root.add_subparsers(
+            title="commands", metavar="COMMAND", dest="verb", required=True, prog="krayne", parser_class=_VerbParser
+        )
     )
     _reading(grammar)
     _declaring(grammar)
@@ -81,9 +99,9 @@ def parser() -> argparse.ArgumentParser:
     return root
 
 
-def _global_options() -> _Parser:
+def _global_options() -> _VerbParser:
     """Absent ones leave nothing behind, so that a command's own parser does not reset what stood before it."""
-    options = _Parser(add_help=False, argument_default=argparse.SUPPRESS, allow_abbrev=False)
+    options = _VerbParser(add_help=False, argument_default=argparse.SUPPRESS, allow_abbrev=False)
     group = options.add_argument_group("options of every command")
     group.add_argument("-n", "--namespace", metavar="NS", help="the Kubernetes namespace")
     group.add_argument("-A", "--all-namespaces", action="store_true", help="every namespace")
@@ -96,7 +114,7 @@ def _global_options() -> _Parser:
 class _Grammar:
     """Adds commands: each with its help, its examples and what runs it."""
 
-    def __init__(self, verbs: "argparse._SubParsersAction[_Parser]") -> None:
+    def __init__(self, verbs: "argparse._SubParsersAction[_VerbParser]") -> None:
         self._verbs = verbs
         self._globals = _global_options()
 

@@ -375,3 +375,11 @@ def test_every_command_has_help_with_examples(verb: str, capsys: pytest.CaptureF
 )
 def test_words(read: Callable[[str], Any], text: str, value: object) -> None:
     assert read(text) == value
+
+
+@pytest.mark.parametrize(
+    "line", ["-n team scale demo 4", "scale -n team demo 4", "scale demo -n team 4", "scale demo 4 -n team"]
+)
+def test_options_may_stand_anywhere(line: str) -> None:
+    found = cli.parser().parse_args(line.split())
+    assert (found.verb, found.name, found.namespace, found.replicas) == ("scale", "demo", "team", 4)
