@@ -190,9 +190,10 @@ class KubeClient:
                     _preload_content=False, _request_timeout=aiohttp.ClientTimeout(sock_connect=self._seconds),
                 )  # fmt: skip
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            # Nowhere `from error`: its text may hold the proxy's password, and tracebacks are logged.
             if isinstance(error, TimeoutError) and session is self._session:
                 self.renew()  # its other idle connections go the same way
-            raise unreachable(self.endpoint.server, error) from error
+            raise unreachable(self.endpoint.server, error) from None
         return reply
 
     async def read(self, reply: aiohttp.ClientResponse, seconds: float | None = None) -> bytes:
@@ -205,7 +206,7 @@ class KubeClient:
                     if len(data) > REPLY_LIMIT:
                         raise too_large(self.endpoint.server)
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise unreachable(self.endpoint.server, error) from error
+            raise unreachable(self.endpoint.server, error) from None
         return bytes(data)
 
     def _current(self) -> _Session:

@@ -196,7 +196,7 @@ class Reflector:
             with anyio.move_on_after(self._settings.silence):
                 return await reply.content.readany()
         except (aiohttp.ClientError, OSError) as error:
-            raise unreachable(self._client.endpoint.server, error) from error
+            raise unreachable(self._client.endpoint.server, error) from None
         return b""
 
     def _say(self, synced: bool, error: KrayneError | None) -> None:

@@ -204,7 +204,11 @@ def test_in_a_pod_its_own_account_is_taken(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr("kraynd.kube.kubeconfig.IN_CLUSTER", str(tmp_path))
     for name, text in (("token", SECRET), ("ca.crt", "ca"), ("namespace", "ml\n")):
         (tmp_path / name).write_text(text)
-    service: dict[str, Any] = {"KUBERNETES_SERVICE_HOST": "fd00::1", "KUBERNETES_SERVICE_PORT": "6443", "HOME": str(tmp_path)}
+    service: dict[str, Any] = {
+        "KUBERNETES_SERVICE_HOST": "fd00::1",
+        "KUBERNETES_SERVICE_PORT": "6443",
+        "HOME": str(tmp_path),
+    }
     found = find(**service)
     assert (found.context, found.namespace, found.server) == ("in-cluster", "ml", "https://[fd00::1]:6443")
     assert found.user == {"tokenFile": str(tmp_path / "token")}
