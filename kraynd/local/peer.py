@@ -59,9 +59,7 @@ class Peers:
             entry = self._client_end(_end(connection.getpeername()), _end(connection.getsockname()))
         except OSError:
             return None
-        if entry is None or entry.state not in LIVE_STATES or entry.inode == 0:
-            return None
-        return entry.uid
+        return living_owner(entry)
 
     def _client_end(self, client: tuple[bytes, int], ours: tuple[bytes, int]) -> TcpEntry | None:
         if self._diag is not None:
@@ -71,6 +69,13 @@ class Peers:
             if entry.local == client and entry.remote == ours:
                 return entry
         return None
+
+
+def living_owner(entry: TcpEntry | None) -> int | None:
+    """Whose socket this is, if a process still holds it and it is connected; else None."""
+    if entry is None or entry.state not in LIVE_STATES or entry.inode == 0:
+        return None
+    return entry.uid
 
 
 def _end(address: tuple[str, int] | tuple[str, int, int, int]) -> tuple[bytes, int]:

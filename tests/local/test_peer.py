@@ -123,6 +123,24 @@ def test_a_client_of_ours_that_reset_is_unknown(peers: Peers) -> None:
             assert peers.uid_of(connection) is None
 
 
+@pytest.mark.parametrize(
+    ("state", "inode", "expected"),
+    [
+        pytest.param(1, 7, 1000, id="established"),
+        pytest.param(5, 7, 1000, id="half closed by the client"),
+        pytest.param(8, 7, 1000, id="half closed by the pod"),
+        pytest.param(5, 0, None, id="closed by the client"),
+        pytest.param(1, 0, None, id="held by nobody"),
+        pytest.param(2, 7, None, id="somebody else's attempt from the same port"),
+        pytest.param(6, 7, None, id="time wait"),
+        pytest.param(10, 7, None, id="a listener"),
+    ],
+)
+def test_only_a_connected_socket_of_a_process_has_an_owner(state: int, inode: int, expected: int | None) -> None:
+    entry = sockdiag.TcpEntry(state, 1000, inode, (bytes(4), 1), (bytes(4), 2))
+    assert peer.living_owner(entry) == expected
+
+
 def test_a_listener_on_the_clients_port_is_not_the_client() -> None:
     """The kernel's exact query answers with a listener when the connection is gone; it must not be believed."""
     with listener(socket.AF_INET, "127.0.0.1") as other:
