@@ -25,6 +25,7 @@ from krayne.errors import ProtocolError
 RECEIVE_BUFFER: Final = 256 * 1024  # shared by all tunnels of a pool: reads are handed on before the next one
 TCP_INFO_SIZE: Final = 104
 RETIRED_SECONDS: Final = 30.0  # what open connections get once their tunnel is retired for the pod's sake
+WEBSOCKET_QUIET: Final = 2.0  # an API server passes the loss of its node on only once the client sends something
 NEVER: Final = float("inf")
 
 
@@ -41,6 +42,13 @@ class WireLimits(msgspec.Struct, frozen=True):
     discarded: int = 256 * 1024
     life: float = 24 * 3600.0
     session: SessionLimits = SessionLimits()
+
+
+def _limits_for(kind: str, limits: SessionLimits) -> SessionLimits:
+    if kind != WEBSOCKET or limits.pulse.quiet <= WEBSOCKET_QUIET:
+        return limits
+    pulse = msgspec.structs.replace(limits.pulse, quiet=WEBSOCKET_QUIET)
+    return msgspec.structs.replace(limits, pulse=pulse)
 
 
 class Owner(Protocol):
@@ -71,7 +79,7 @@ class Wire(asyncio.BufferedProtocol):
         now = self._loop.time()
         self.target = target
         self.kind = link.kind
-        self.session = ClientSession(self._write, now, limits.session)
+        self.session = ClientSession(self._write, now, _limits_for(link.kind, limits.session))
         self.streams: set[PodStream] = set()
         self._stalled: set[PodStream] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -95,7 +103,8 @@ class Wire(asyncio.BufferedProtocol):
             piece = said[at : at + RECEIVE_BUFFER]
             self._buffer[: len(piece)] = piece
             self.buffer_updated(len(piece))
-        self._arm()
+        if not self._lost:
+            self._arm(self._idle_since + self._owner.wire_idle(self))
 
     # asyncio calls these.
 
@@ -273,7 +282,7 @@ class Wire(asyncio.BufferedProtocol):
         if stop is self._reading:
             self._reading = not stop
             (self._transport.pause_reading if stop else self._transport.resume_reading)()
-            self.session.pulse.heard = self._loop.time()  # silence we asked for proves nothing
+            self.session.pulse.hear(self._loop.time())  # silence we asked for proves nothing
         if not stop or alone:
             self._patience_ends = NEVER
         elif self._patience_ends == NEVER:
@@ -295,16 +304,14 @@ class Wire(asyncio.BufferedProtocol):
         self._armed, self._timer = NEVER, None
         now = self._loop.time()
         if not self._reading:
-            self.session.pulse.heard = now
+            self.session.pulse.hear(now)
         if self.session.tick(now) == "dead":
             if not (self.session.held_up() or self._only_stuck()):
                 self.close("the tunnel did not answer")
                 return
             self.session.pulse.postpone(now)
         self._lose_patience(now)
-        if now - self._retired_at >= RETIRED_SECONDS:
-            self.close(self.session.retiring)
-        elif self.session.retiring and not self.streams:
+        if now - self._retired_at >= RETIRED_SECONDS or (self.session.retiring and not self.streams):
             self.close(self.session.retiring)
         else:
             self._grow_old(now)
