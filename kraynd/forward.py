@@ -116,9 +116,8 @@ class Forward:
             except OSError as error:
                 failures += 1
                 if failures % ASK_HOLDER_EVERY == 1:
-                    self._obstacle = await _why_not(self.spec.local_port, error)
+                    self._obstacle = self._clients.last_error = await _why_not(self.spec.local_port, error)
                     self._taken = True
-                    self._clients.last_error = self._obstacle
                     self.changed()
                 await self._pause(PORT_TAKEN.delay(failures, self._ground.rand()))
             else:

@@ -87,16 +87,25 @@ def _end(address: tuple[str, int] | tuple[str, int, int, int]) -> tuple[bytes, i
 def who_holds(port: int) -> Holder:
     """Who keeps this port from us: a listener, else anyone with that source port. Reads procfs: takes milliseconds."""
     try:
-        entries = sorted(tcp_table(port), key=lambda entry: (entry.state != LISTEN, entry.inode == 0))
+        entries = [entry for entry in _on_port(port) if entry.inode]
     except OSError:
         return Holder()
     if not entries:
         return Holder()
-    found = entries[0]
-    if found.inode == 0:
-        return Holder()
+    found = min(entries, key=lambda entry: entry.state != LISTEN)
     pid = _process_with(found.inode)
     return Holder(found.uid, pid, _command(pid) if pid is not None else "")
+
+
+def _on_port(port: int) -> list[TcpEntry]:
+    try:
+        diag = SockDiag()
+    except OSError:
+        return list(tcp_table(port))
+    try:
+        return diag.on_port(port)
+    finally:
+        diag.close()
 
 
 def _process_with(inode: int) -> int | None:

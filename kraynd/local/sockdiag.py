@@ -15,8 +15,11 @@ import msgspec
 NETLINK_SOCK_DIAG = 4  # linux/netlink.h
 SOCK_DIAG_BY_FAMILY = 20  # linux/sock_diag.h
 NLM_F_REQUEST = 1
+NLM_F_DUMP = 0x300
 NLMSG_ERROR = 2
+NLMSG_DONE = 3
 ALL_STATES = 0xFFFFFFFF
+DUMP_READ = 64 * 1024  # more than the kernel puts into one part of a dump
 NO_INTERFACE = bytes(4)
 NO_COOKIE = b"\xff" * 8  # INET_DIAG_NOCOOKIE twice: any socket with these addresses
 
@@ -54,14 +57,37 @@ class SockDiag:
         """Give the descriptor back."""
         self._socket.close()
 
+    def on_port(self, port: int, states: int = ALL_STATES) -> list[TcpEntry]:
+        """The sockets with this local port in these states (a bit each). The kernel filters. Raises OSError."""
+        found: list[TcpEntry] = []
+        for family in (socket.AF_INET, socket.AF_INET6):
+            ends = port.to_bytes(2, "big") + bytes(34)
+            self._ask(NLM_F_REQUEST | NLM_F_DUMP, family, states, ends)
+            while self._read_part(found):
+                pass
+        return found
+
+    def _read_part(self, found: list[TcpEntry]) -> bool:
+        """Take one part of a dump; whether there are more."""
+        part, at = self._socket.recv(DUMP_READ), 0
+        while at + _HEADER.size <= len(part):
+            size, kind, _, sequence, _ = _HEADER.unpack_from(part, at)
+            if sequence == self._sequence:
+                if kind in (NLMSG_ERROR, NLMSG_DONE):
+                    return False
+                found.append(_read_entry(part[at : at + size]))
+            at += max(_HEADER.size, (size + 3) & ~3)
+        return True
+
+    def _ask(self, flags: int, family: int, states: int, ends: bytes) -> None:
+        self._sequence = (self._sequence + 1) & 0xFFFFFFFF
+        body = _REQUEST.pack(family, socket.IPPROTO_TCP, 0, states) + ends + NO_INTERFACE + NO_COOKIE
+        self._socket.send(_HEADER.pack(_HEADER.size + len(body), SOCK_DIAG_BY_FAMILY, flags, self._sequence, 0) + body)
+
     def find(self, local: tuple[bytes, int], remote: tuple[bytes, int]) -> TcpEntry | None:
         """The socket with exactly these ends (packed address, port), or None. Raises OSError when none can be asked."""
         family = socket.AF_INET if len(local[0]) == 4 else socket.AF_INET6
-        self._sequence = (self._sequence + 1) & 0xFFFFFFFF
-        body = _REQUEST.pack(family, socket.IPPROTO_TCP, 0, ALL_STATES) + _pack_ends(local, remote) + NO_INTERFACE
-        body += NO_COOKIE
-        size = _HEADER.size + len(body)
-        self._socket.send(_HEADER.pack(size, SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST, self._sequence, 0) + body)
+        self._ask(NLM_F_REQUEST, family, ALL_STATES, _pack_ends(local, remote))
         while True:
             reply = self._socket.recv(1024)
             _, kind, _, sequence, _ = _HEADER.unpack_from(reply)
@@ -80,17 +106,27 @@ def _read_reply(kind: int, reply: bytes, local: tuple[bytes, int], remote: tuple
         if code == errno.ENOENT:
             return None
         raise OSError(code, os.strerror(code))
-    if kind != SOCK_DIAG_BY_FAMILY or len(reply) < _REPLY_AT + _REPLY_SIZE:
+    entry = _read_entry(reply)
+    return entry if (entry.local, entry.remote) == (local, remote) else None
+
+
+def _read_entry(message: bytes) -> TcpEntry:
+    kind = _HEADER.unpack_from(message)[1]
+    if kind != SOCK_DIAG_BY_FAMILY or len(message) < _REPLY_AT + _REPLY_SIZE:
         raise OSError(errno.EPROTO, "sock_diag gave an answer of another kind")
-    family, state = reply[_REPLY_AT], reply[_REPLY_AT + 1]
-    wanted = (local, remote)
-    if family == socket.AF_INET6 and len(local[0]) == 4:  # an IPv6 socket that speaks to a mapped address
-        wanted = ((MAPPED + local[0], local[1]), (MAPPED + remote[0], remote[1]))
-    ends = _pack_ends(*wanted)
-    if reply[_REPLY_AT + 4 : _REPLY_AT + 4 + len(ends)] != ends:
-        return None
-    _, _, _, uid, inode = _REPLY_TAIL.unpack_from(reply, _REPLY_AT + 4 + _SOCKET_ID.size)
-    return TcpEntry(state, uid, inode, local, remote)
+    family, state = message[_REPLY_AT], message[_REPLY_AT + 1]
+    from_port, to_port, source, target, _, _ = _SOCKET_ID.unpack_from(message, _REPLY_AT + 4)
+    _, _, _, uid, inode = _REPLY_TAIL.unpack_from(message, _REPLY_AT + 4 + _SOCKET_ID.size)
+    ends = [
+        (_plain(packed[:4] if family == socket.AF_INET else packed), int.from_bytes(port, "big"))
+        for packed, port in ((source, from_port), (target, to_port))
+    ]
+    return TcpEntry(state, uid, inode, ends[0], ends[1])
+
+
+def _plain(packed: bytes) -> bytes:
+    """An IPv4 address that an IPv6 socket speaks to, in its own form."""
+    return packed[12:] if len(packed) == 16 and packed.startswith(MAPPED) else packed
 
 
 def tcp_table(local_port: int | None = None) -> Iterator[TcpEntry]:
@@ -120,6 +156,4 @@ def _read_end(text: str) -> tuple[bytes, int]:
     digits, port = text.split(":")
     words = bytes.fromhex(digits)
     packed = b"".join(struct.pack("=I", int.from_bytes(words[at : at + 4], "big")) for at in range(0, len(words), 4))
-    if len(packed) == 16 and packed.startswith(MAPPED):
-        packed = packed[12:]
-    return packed, int(port, 16)
+    return _plain(packed), int(port, 16)

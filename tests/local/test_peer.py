@@ -201,13 +201,29 @@ def test_two_hundred_connections_are_each_told_apart(peers: Peers) -> None:
             assert peers.uid_of(connection) == os.getuid()
 
 
+@pytest.mark.parametrize("netlink", [True, False])
 @pytest.mark.parametrize(("family", "host"), PLACES)
-def test_the_holder_of_a_port_is_named(family: int, host: str) -> None:
+def test_the_holder_of_a_port_is_named(family: int, host: str, netlink: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not netlink:
+        monkeypatch.setattr(sockdiag, "NETLINK_SOCK_DIAG", 99)
     with listener(family, host) as server:
         holder = who_holds(server.getsockname()[1])
     assert (holder.uid, holder.pid) == (os.getuid(), os.getpid())
     assert holder.command
     assert str(holder).startswith(f"process {os.getpid()} ({holder.command}) of user ")
+
+
+def test_all_sockets_of_a_port_are_found_however_many() -> None:
+    """More than one part of a dump holds."""
+    with listener(socket.AF_INET, "127.0.0.1") as server, contextlib.ExitStack() as stack:
+        for _ in range(400):
+            stack.enter_context(socket.create_connection(server.getsockname()))
+            stack.enter_context(server.accept()[0])
+        diag = SockDiag()
+        found = diag.on_port(server.getsockname()[1])
+        diag.close()
+        assert len(found) == 401
+        assert {entry.uid for entry in found} == {os.getuid()}
 
 
 def test_a_source_port_is_held_too() -> None:
