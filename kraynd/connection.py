@@ -7,7 +7,7 @@ of a world that is left are closed, since nothing of another world may answer on
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import anyio
 import msgspec
@@ -41,12 +41,14 @@ class Connection:
         memory: MemoryStore,
         *,
         namespaces: tuple[str, ...] = (),
+        wanted: Callable[[], Collection[str]] = tuple,
         tunnels: TunnelSettings | None = None,
         on_change: Callable[[ClusterKey | None], None],
         on_link: Callable[[Link | None], None],
     ) -> None:
         self._memory = memory
         self._namespaces = namespaces
+        self._wanted = wanted
         self._tunnels = tunnels or TunnelSettings()
         self._on_change = on_change
         self._on_link = on_link
@@ -90,6 +92,11 @@ class Connection:
         """Look at the settings and the kubeconfig now. A world they still lead to stays as it is."""
         self._poked.set()
 
+    def review(self) -> None:
+        """Clusters were declared: perhaps in a namespace that is not watched yet."""
+        if self.link is not None:
+            self.link.world.review()
+
     def wake(self) -> None:
         """The machine slept: nothing that was open can be trusted."""
         if self.link is not None:
@@ -101,6 +108,7 @@ class Connection:
         world = World(
             settings,
             namespaces=self._namespaces,
+            wanted=self._wanted,
             on_change=self._changed,
             known_worlds=self._memory.state.endpoints,
         )

@@ -49,6 +49,9 @@ class ReconciledWorld(Protocol):
     def synced(self) -> bool:
         """Whether the caches are whole since the last reconnect."""
 
+    def sees(self, namespace: str) -> bool:
+        """Whether what is not in the caches is not there."""
+
     @property
     def clusters(self) -> Mapping[ClusterKey, Json]:
         """The live RayClusters."""

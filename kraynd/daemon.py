@@ -59,6 +59,7 @@ class Daemon:
         self.connection = Connection(
             self.memory,
             namespaces=settings.namespaces,
+            wanted=lambda: {key.namespace for key in self.desired.snapshot.clusters},
             tunnels=TunnelSettings(idle=settings.tunnel_idle_seconds),
             on_change=self._world_changed,
             on_link=self._linked,
@@ -128,6 +129,7 @@ class Daemon:
 
     def _files_changed(self) -> None:
         self.reconciler.declare(self.desired.snapshot)
+        self.connection.review()
         self._refresh()
 
     def _world_changed(self, key: ClusterKey | None) -> None:

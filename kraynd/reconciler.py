@@ -207,7 +207,7 @@ class Reconciler:
             return self._frozen_error()
         if world is None or not world.id:
             return None
-        if key in self._snapshot.clusters and world.synced:
+        if key in self._snapshot.clusters and _is_whole(world, key):
             course.seen_world = world.id
         try:
             again = await carry_out(lambda: self._inputs(key, course, world), course, world, self._memory)
@@ -243,7 +243,7 @@ class Reconciler:
         known = [one for one, record in records.items() if record.uid]
         return Inputs(
             key=key, owner=self._settings.owner, memory=memory, live=live, pods=world.pods_of(key), declared=declared,
-            manifest=manifest, image=image, synced=world.synced, world=world_id, memory_world=world_id,
+            manifest=manifest, image=image, synced=_is_whole(world, key), world=world_id, memory_world=world_id,
             seen_world=course.seen_world, healthy=snapshot.healthy, marker=snapshot.marker,
             broken_files=len(snapshot.problems), missing_for=missing_for, known=len(known),
             missing=sum(one not in snapshot.clusters for one in known), prune=self._settings.prune,
@@ -269,8 +269,8 @@ class Reconciler:
             invalid=problem if course.error is not None and course.error.kind in _REFUSALS else "",
             held=problem or "; ".join(course.holds), born=memory.born,
             condition="connecting" if world is None else world.state.condition,
-            trouble=self._absence if world is None else world.state.reason,
-            synced=world is not None and world.synced, heads=course.heads, changed=memory.changed,
+            trouble=self._absence if world is None else _trouble(world, key),
+            synced=world is not None and _is_whole(world, key), heads=course.heads, changed=memory.changed,
             hashes=_hashes(whose, memory, live), previous=None if previous is None else previous.status,
         )  # fmt: skip
         status = assess(facts, wall=self._wall())
@@ -364,3 +364,14 @@ def _is_unwell(state: ClusterState) -> bool:
 def _steady(state: ClusterState) -> ClusterState:
     """The state without what changes by itself."""
     return msgspec.structs.replace(state, status=msgspec.structs.replace(state.status, next_check=None))
+
+
+def _is_whole(world: ReconciledWorld, key: ClusterKey) -> bool:
+    """Whether a cluster that is not in the caches is not there (D7)."""
+    return world.synced and world.sees(key.namespace)
+
+
+def _trouble(world: ReconciledWorld, key: ClusterKey) -> str:
+    if world.synced and not world.sees(key.namespace):
+        return f"the namespace {key.namespace} is not watched: no right to list RayClusters and pods there"
+    return world.state.reason

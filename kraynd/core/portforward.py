@@ -188,7 +188,8 @@ class ClientSession:
 
     def feed(self, view: memoryview, now: float) -> None:
         """Take the server's next bytes. Raises ProtocolError: then the tunnel is lost."""
-        self._now = self.pulse.heard = now
+        self._now = now
+        self.pulse.hear(now)
         self._reader.feed(view)
 
     def on_data(self, stream: int, data: memoryview) -> None:

@@ -16,55 +16,53 @@ class PulseLimits(msgspec.Struct, frozen=True):
 
 
 class Pulse:
-    """One tunnel's life signs. Times are monotonic seconds."""
+    """One tunnel's life signs. Times are monotonic seconds, and may be as coarse as a loop's clock."""
 
-    __slots__ = ("_asked_at", "_deadline", "_limits", "heard")
+    __slots__ = ("_deadline", "_heard", "_limits")
 
     def __init__(self, limits: PulseLimits, now: float) -> None:
         self._limits = limits
-        self.heard = now  # when the last byte came; the owner of the socket writes it
-        self._asked_at = 0.0
-        self._deadline: float | None = None
+        self._heard = now  # when the last byte came
+        self._deadline: float | None = None  # of an open question
 
     @property
     def doubtful(self) -> bool:
-        """A question is open, and nothing came since."""
-        return self._deadline is not None and self.heard < self._asked_at
+        """A question is open."""
+        return self._deadline is not None
 
     @property
     def due(self) -> float:
         """When `check` should be called next."""
-        quiet_ends = self.heard + self._limits.quiet
-        return quiet_ends if self._deadline is None else min(self._deadline, quiet_ends)
+        return self._heard + self._limits.quiet if self._deadline is None else self._deadline
+
+    def hear(self, now: float) -> None:
+        """A byte came, or silence proves nothing: any question is answered."""
+        self._heard = now
+        self._deadline = None
 
     def probe(self, now: float) -> None:
         """Somebody needs to know soon. The caller sends the question."""
-        self._ask(now, self._limits.probe)
+        self._ask(now + self._limits.probe)
 
     def expect(self, now: float) -> bool:
         """The tunnel is used again: after a long silence the answer must come soon. True when that is the case."""
-        if now - self.heard < self._limits.quiet / 2:
+        if now - self._heard < self._limits.quiet / 2:
             return False
         self.probe(now)
         return True
 
     def postpone(self, now: float) -> None:
-        """There is proof of life elsewhere: ask once more."""
-        self._deadline = None
-        self._ask(now, self._limits.patience)
+        """There is proof of life elsewhere: wait once more."""
+        self._deadline = now + self._limits.patience
 
     def check(self, now: float) -> str:
         """What to do: "ask" (send a question now), "dead" (the silence lasted too long), or "" for nothing."""
-        if self._deadline is not None and self.heard >= self._asked_at:
-            self._deadline = None
         if self._deadline is not None:
             return "dead" if now >= self._deadline else ""
-        if now - self.heard >= self._limits.quiet:
-            self._ask(now, self._limits.patience)
+        if now - self._heard >= self._limits.quiet:
+            self._ask(now + self._limits.patience)
             return "ask"
         return ""
 
-    def _ask(self, now: float, allowed: float) -> None:
-        self._asked_at = now
-        until = now + allowed
+    def _ask(self, until: float) -> None:
         self._deadline = until if self._deadline is None else min(self._deadline, until)

@@ -228,26 +228,13 @@ async def open_socket(place: Place, limits: DialLimits) -> socket.socket:
     """A connected TCP socket: addresses in order, a slow one beside the next. Raises OSError, TimeoutError."""
     won: list[socket.socket] = []
     errors: list[OSError] = []
-    with anyio.fail_after(limits.connect):
-        addresses = await _addresses(place)
-        async with anyio.create_task_group() as group:
-
-            async def attempt(family: int, address: Any, ended: anyio.Event) -> None:
-                try:
-                    sock = await _connected(family, address)
-                except OSError as error:
-                    errors.append(error)
-                else:
-                    won.append(sock)
-                    group.cancel_scope.cancel()
-                finally:
-                    ended.set()
-
-            for family, address in addresses:
-                ended = anyio.Event()
-                group.start_soon(attempt, family, address, ended)
-                with anyio.move_on_after(STAGGER):
-                    await ended.wait()
+    try:
+        with anyio.fail_after(limits.connect):
+            await _race(place, won, errors)
+    except BaseException:
+        for sock in won:
+            sock.close()
+        raise
     if not won:
         raise errors[0] if errors else OSError(f"no address for {place.host}")
     for late in won[1:]:
@@ -255,6 +242,27 @@ async def open_socket(place: Place, limits: DialLimits) -> socket.socket:
     won[0].setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     _keep_alive(won[0])
     return won[0]
+
+
+async def _race(place: Place, won: list[socket.socket], errors: list[OSError]) -> None:
+    addresses = await _addresses(place)
+    async with anyio.create_task_group() as group:
+
+        async def attempt(family: int, address: Any, ended: anyio.Event) -> None:
+            try:
+                won.append(await _connected(family, address))
+            except OSError as error:
+                errors.append(error)
+            else:
+                group.cancel_scope.cancel()
+            finally:
+                ended.set()
+
+        for family, address in addresses:
+            ended = anyio.Event()
+            group.start_soon(attempt, family, address, ended)
+            with anyio.move_on_after(STAGGER):
+                await ended.wait()
 
 
 async def _connected(family: int, address: Any) -> socket.socket:

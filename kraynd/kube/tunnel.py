@@ -16,7 +16,7 @@ from kraynd.kube.dial import dial, dial_order
 from kraynd.kube.stream import PodStream, StreamEnd
 from kraynd.kube.transport import DialLimits, Endpoint
 from kraynd.kube.wire import RECEIVE_BUFFER, Wire, WireLimits
-from krayne.errors import KrayneError
+from krayne.errors import KrayneError, KubeConnectionError
 
 __all__ = ["PodStats", "PodStream", "StreamEnd", "TunnelPool", "TunnelSettings"]
 
@@ -228,6 +228,8 @@ class TunnelPool:
             pod.wires.append(wire)
             self._wires += 1
             wire.start()
+            if wire.lost:
+                raise KubeConnectionError("the tunnel broke as soon as it was open", retryable=True)
         except KrayneError as error:
             attempt.error = error
         finally:

@@ -86,6 +86,7 @@ class World:
         settings: KrayneSettings,
         *,
         namespaces: tuple[str, ...] = (),
+        wanted: Callable[[], Collection[str]] = tuple,
         on_change: Callable[[ClusterKey | None], None],
         known_worlds: Mapping[str, str] | None = None,
         endpoint: ApiEndpoint | None = None,
@@ -107,6 +108,7 @@ class World:
         self._client = KubeClient(self.transport)
         self._watching, self._backoffs, self._rand = watching, (contact, refused), rand
         self._namespaces = namespaces
+        self._wanted = wanted
         self._on_change = on_change
         self._scopes: dict[str, _Scope] = {}
         self._wide_refused = False
@@ -154,6 +156,11 @@ class World:
                 one.wake()
         if self.limited_to and not self._namespaces:
             self._rescope.set()  # rights may have been granted meanwhile
+
+    def review(self) -> None:
+        """The namespaces wanted may have changed."""
+        if self.limited_to and not self._namespaces and not set(self._wanted()) <= set(self.limited_to):
+            self._rescope.set()
 
     async def run(self) -> None:
         """Contact, watch, and go on through any trouble, until cancelled."""
@@ -258,7 +265,8 @@ class World:
             else:
                 return ()
         await self._client.get(f"{RAY}/namespaces/{quote(self.namespace, safe='')}/rayclusters", limit="1")
-        return (self.namespace,)
+        # Clusters are declared in these too; one that RBAC forbids does not spoil the others.
+        return tuple(dict.fromkeys((self.namespace, *sorted(self._wanted()))))
 
     # Watches.
 

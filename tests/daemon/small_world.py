@@ -26,6 +26,7 @@ class SmallWorld:
         self.id: str | None = world
         self.state = Condition()
         self.synced = True
+        self.hidden: set[str] = set()
         self.lag = False
         self.stored: dict[ClusterKey, Json] = {}
         self.clusters: dict[ClusterKey, Json] = {}
@@ -39,6 +40,9 @@ class SmallWorld:
         self.serial = 100
 
     # The server's side
+
+    def sees(self, namespace: str) -> bool:
+        return namespace not in self.hidden
 
     def put(self, thing: Json) -> Json:
         self.serial += 1

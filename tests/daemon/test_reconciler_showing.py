@@ -194,3 +194,15 @@ async def test_one_slow_cluster_does_not_hold_up_the_others() -> None:
         daemon.it.declare(snapshot(config(), *(config(name=f"other-{n}") for n in range(20))))
         await anyio.sleep(5)
         assert len(daemon.world.stored) == 20
+
+
+async def test_a_namespace_that_is_not_watched_is_never_taken_for_empty() -> None:
+    async with running() as daemon:
+        daemon.world.hidden = {KEY.namespace}
+        daemon.it.declare(snapshot(config()))
+        state = await daemon.it.settle(KEY, 5)
+        assert (state.status.phase, daemon.world.writes) == ("unreachable", [])
+        assert "is not watched" in state.status.reason
+        daemon.world.hidden = set()
+        await daemon.it.settle(KEY, 5)
+        assert daemon.world.kinds == ["create"]
