@@ -60,9 +60,7 @@ def test_somebody_elses_sparse_manifest() -> None:
                     "minReplicas": 1,
                     "template": {
                         "spec": {
-                            "containers": [
-                                {"image": "rayproject/ray:2.50.0", "resources": {"limits": {"cpu": "500m"}}}
-                            ]
+                            "containers": [{"image": "rayproject/ray:2.50.0", "resources": {"limits": {"cpu": "500m"}}}]
                         }
                     },
                 }
