@@ -68,6 +68,8 @@ def forward_view(state: ForwardState, url: str) -> ForwardView:
         reconnects=state.reconnects,
         last_error=state.last_error,
         since=state.since,
+        foreign=state.foreign,
+        socket=state.socket,
     )
 
 

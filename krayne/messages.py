@@ -89,7 +89,7 @@ class HeadView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ForwardView(msgspec.Struct, frozen=True, kw_only=True):
-    """One forward with its counters."""
+    """One forward with its counters. `foreign`: other users' connections refused; `socket`: its Unix socket."""
 
     namespace: str
     cluster: str
@@ -108,6 +108,8 @@ class ForwardView(msgspec.Struct, frozen=True, kw_only=True):
     reconnects: int = 0
     last_error: str = ""
     since: float | None = None
+    foreign: int = 0
+    socket: str = ""
 
 
 class ServiceReportView(msgspec.Struct, frozen=True):

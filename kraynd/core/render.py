@@ -306,8 +306,15 @@ def _forward_row(one: ForwardView) -> list[Cell]:
         *map(_number, (one.connections, one.held, one.total)),
         Cell(size(one.bytes_in)),
         Cell(size(one.bytes_out)),
-        Cell(one.reason or (f"last error: {one.last_error}" if one.last_error else "")),
+        Cell("; ".join(_forward_remarks(one))),
     ]
+
+
+def _forward_remarks(one: ForwardView) -> list[str]:
+    remarks = [one.reason or (f"last error: {one.last_error}" if one.last_error else "")]
+    remarks.append(f"{one.refused} reset" if one.refused else "")
+    remarks.append(f"{one.foreign} of other users refused" if one.foreign else "")
+    return [remark for remark in remarks if remark]
 
 
 # Small things.

@@ -86,7 +86,8 @@ class MemoryStore:
         name = f"{world}/{key}"
         known = self.state.ports.get(name)
         if known is None:
-            known = assign(self.state.ports, name, low=low, high=high)
+            # Two users of one machine with equal names guess differently.
+            known = assign(self.state.ports, name, low=low, high=high, salt=str(os.getuid()))
             self._replace(ports={**self.state.ports, name: known})
         return known
 
