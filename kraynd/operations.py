@@ -37,6 +37,7 @@ from krayne.errors import (
     ClusterForeignError,
     ClusterNotFoundError,
     ClusterTimeoutError,
+    ForbiddenError,
     KubeConnectionError,
     PortTakenError,
     UsageError,
@@ -384,6 +385,11 @@ class Operations:
             state = await parts.reconciler.settle(key, SETTLE_SECONDS)
         except ClusterTimeoutError:
             state = parts.reconciler.statuses[key]
+        link = parts.connection.link
+        if link is not None and link.world.synced and not link.world.sees(key.namespace):
+            raise ForbiddenError(
+                state.status.reason, hint=f"ask for these rights; krayne delete {key.name} withdraws the declaration"
+            )
         return self._view(state)
 
     def _declared(self, key: ClusterKey) -> Declared:

@@ -373,5 +373,5 @@ def _is_whole(world: ReconciledWorld, key: ClusterKey) -> bool:
 
 def _trouble(world: ReconciledWorld, key: ClusterKey) -> str:
     if world.synced and not world.sees(key.namespace):
-        return f"the namespace {key.namespace} is not watched: no right to list RayClusters and pods there"
+        return f"the namespace {key.namespace} is out of sight: this user cannot list RayClusters and pods there"
     return world.state.reason

@@ -202,7 +202,7 @@ async def test_a_namespace_that_is_not_watched_is_never_taken_for_empty() -> Non
         daemon.it.declare(snapshot(config()))
         state = await daemon.it.settle(KEY, 5)
         assert (state.status.phase, daemon.world.writes) == ("unreachable", [])
-        assert "is not watched" in state.status.reason
+        assert "is out of sight" in state.status.reason
         daemon.world.hidden = set()
         await daemon.it.settle(KEY, 5)
         assert daemon.world.kinds == ["create"]
