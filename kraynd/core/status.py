@@ -37,6 +37,7 @@ __all__ = ["PHASES", "Facts", "GroupStatus", "HeadStatus", "Status", "Workers", 
 PHASES = ("pending", "starting", "ready", "degraded", "suspended", "deleting", "absent", "invalid", "unreachable")
 OPERATOR_PATIENCE = 15.0  # seconds a new cluster may go unnoticed: a busy operator takes a few
 START_PATIENCE = 60.0  # seconds from Running to Ready that are normal: KubeRay's first probes come late
+BORN_SHOWN = 3600.0  # seconds a cluster that came back says so: as long as a lunch
 INVALID = frozenset({"InvalidRayClusterMetadata", "InvalidRayClusterSpec", "InvalidRayClusterStatus"})
 _PROBE = frozenset({"Unhealthy"})
 _FEW_NAMES = 3  # so many names are listed, the rest is counted
@@ -166,13 +167,21 @@ def _answer(facts: Facts, groups: tuple[GroupStatus, ...], wall: float) -> _Answ
         if (found := step()) is not None:
             return _born_again(facts, found)
     assert head is not None
-    return _running(facts, live, head, groups, wall)
+    return _lately_born(facts, live, _running(facts, live, head, groups, wall), wall)
 
 
 def _born_again(facts: Facts, answer: _Answer) -> _Answer:
     if facts.born and answer.phase in {"pending", "starting"}:
         return msgspec.structs.replace(answer, reason=f"{answer.reason} ({facts.born})")
     return answer
+
+
+def _lately_born(facts: Facts, live: Json, answer: _Answer, wall: float) -> _Answer:
+    """A cluster that came back has lost what ran in it: its user must be able to see so afterwards."""
+    left = created_at(live) + BORN_SHOWN - wall
+    if not facts.born or left <= 0:
+        return answer
+    return msgspec.structs.replace(answer, reason=f"{answer.reason} ({facts.born})", next_check=left)
 
 
 def _without_object(facts: Facts) -> _Answer:

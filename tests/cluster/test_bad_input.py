@@ -3,12 +3,13 @@
 import json
 import os
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.cluster.conftest import Krayne, make_krayne
-from tests.cluster.using import becomes, condition, declare, live, problems, status, until, workers, writes
+from tests.cluster.conftest import Krayne
+from tests.cluster.using import becomes, condition, declare, home_with, live, problems, status, until, workers, writes
 from tests.controlplane.plane import ControlPlane
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(240)]
@@ -180,49 +181,47 @@ def test_a_folder_with_one_bad_file_declares_none(
 
 
 @pytest.fixture
-def lost(tmp_path: Path) -> Krayne:
+def lost(tmp_path: Path) -> Iterator[Krayne]:
     """`krayne` whose kubeconfig is not there yet."""
-    return make_krayne(tmp_path / "kubeconfig")
+    with home_with(tmp_path / "kubeconfig") as made:
+        yield made
 
 
 def test_a_missing_then_malformed_then_good_kubeconfig(
     plane: ControlPlane, namespace: str, lost: Krayne, tmp_path: Path
 ) -> None:
     config = tmp_path / "kubeconfig"
-    try:
-        listed = lost("ls")
-        assert "misconfigured" in listed.err
-        assert str(config) in listed.err
-        world = condition(lost, "misconfigured")
-        assert str(config) in world["reason"]
-        assert world["hint"]
-        shown = lost("status").out
-        assert "misconfigured" in shown
-        assert str(config) in shown
-        pid = status(lost)["pid"]
-        refused = lost("create", "demo", "-n", namespace, code=1)
-        assert str(config) in refused.err
-        assert list((lost.folder / "clusters").rglob("*.yaml")) == []
-        missing = lost("wait", "demo", "--timeout", "1s", code=4)
-        assert "demo" in missing.err
+    listed = lost("ls")
+    assert "misconfigured" in listed.err
+    assert str(config) in listed.err
+    world = condition(lost, "misconfigured")
+    assert str(config) in world["reason"]
+    assert world["hint"]
+    shown = lost("status").out
+    assert "misconfigured" in shown
+    assert str(config) in shown
+    pid = status(lost)["pid"]
+    refused = lost("create", "demo", "-n", namespace, code=1)
+    assert str(config) in refused.err
+    assert list((lost.folder / "clusters").rglob("*.yaml")) == []
+    missing = lost("wait", "demo", "--timeout", "1s", code=4)
+    assert "demo" in missing.err
 
-        config.write_text("clusters: [\n")
-        until("the malformed one is noticed", lambda: "line" in status(lost)["world"]["reason"])
-        assert status(lost)["world"]["condition"] == "misconfigured"
-        assert str(config) in status(lost)["world"]["reason"]
-        lost("ls")
+    config.write_text("clusters: [\n")
+    until("the malformed one is noticed", lambda: "line" in status(lost)["world"]["reason"])
+    assert status(lost)["world"]["condition"] == "misconfigured"
+    assert str(config) in status(lost)["world"]["reason"]
+    lost("ls")
 
-        config.write_text("[1, 2]\n")
-        until("no mapping", lambda: "line" not in status(lost)["world"]["reason"])
-        assert status(lost)["world"]["condition"] == "misconfigured"
+    config.write_text("[1, 2]\n")
+    until("no mapping", lambda: "line" not in status(lost)["world"]["reason"])
+    assert status(lost)["world"]["condition"] == "misconfigured"
 
-        config.write_text(plane.kubeconfig.read_text())
-        condition(lost, "ready")
-        lost("create", "demo", "-n", namespace)
-        assert status(lost)["pid"] == pid
-        assert live(plane, namespace, "demo")
-    finally:
-        lost("daemon", "stop", code=None)
+    config.write_text(plane.kubeconfig.read_text())
+    condition(lost, "ready")
+    lost("create", "demo", "-n", namespace)
+    assert status(lost)["pid"] == pid
+    assert live(plane, namespace, "demo")
 
 
 def test_a_context_that_is_not_there_names_those_that_are(plane: ControlPlane, krayne: Krayne) -> None:
@@ -265,8 +264,7 @@ def test_a_namespace_that_is_not_there_is_said_and_waited_for(plane: ControlPlan
 
 def test_a_user_without_rights_is_told_which_one_he_lacks(plane: ControlPlane, namespace: str) -> None:
     user = f"nobody-{namespace}"
-    krayne = make_krayne(plane.kubeconfig_for(user, rules=[], namespace=namespace))
-    try:
+    with home_with(plane.kubeconfig_for(user, rules=[], namespace=namespace)) as krayne:
         listed = krayne("ls")
         assert "forbidden" in listed.err
         world = condition(krayne, "forbidden")
@@ -277,15 +275,12 @@ def test_a_user_without_rights_is_told_which_one_he_lacks(plane: ControlPlane, n
         assert "rayclusters" in row["reason"]
         assert krayne("wait", "demo", "--timeout", "2s", code=124).err
         assert live(plane, namespace, "demo") is None
-    finally:
-        krayne("daemon", "stop", code=None)
 
 
 def test_rights_in_one_namespace_are_enough(plane: ControlPlane, namespace: str) -> None:
     forward = {"apiGroups": [""], "resources": ["pods/portforward"], "verbs": ["create"]}
     user = f"dev-{namespace}"
-    krayne = make_krayne(plane.kubeconfig_for(user, rules=[RAY, PODS, forward], namespace=namespace))
-    try:
+    with home_with(plane.kubeconfig_for(user, rules=[RAY, PODS, forward], namespace=namespace)) as krayne:
         krayne("create", "demo", "--workers", "1", "--wait", "--timeout", "60s")
         row = krayne.cluster("demo")
         assert (row["namespace"], row["phase"]) == (namespace, "ready")
@@ -295,8 +290,6 @@ def test_rights_in_one_namespace_are_enough(plane: ControlPlane, namespace: str)
         assert "cannot" in refused.err
         krayne("delete", "demo", "--yes", "--wait", "--timeout", "60s")
         assert live(plane, namespace, "demo") is None
-    finally:
-        krayne("daemon", "stop", code=None)
 
 
 # Commands.

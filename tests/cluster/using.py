@@ -1,21 +1,36 @@
 """What the failure tests share: facts awaited with a deadline, what the plane was asked, an echo for a pod's port."""
 
 import asyncio
+import shutil
+import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from tests.cluster.conftest import Krayne
+from tests.cluster.conftest import Krayne, make_krayne
 from tests.controlplane.plane import ControlPlane
 from tests.controlplane.process import wait_until
 
 LIMIT = 40.0  # seconds for anything that must happen by itself, on a busy machine
+COLLECTED = 90.0  # ... by Kubernetes' garbage collector, which knows a CRD only half a minute after its installation
 WRITES = frozenset({"create", "update", "patch", "delete", "deletecollection"})
 CHUNK = 65536
 
 Json = dict[str, Any]
+
+
+@contextmanager
+def home_with(kubeconfig: Path) -> Iterator[Krayne]:
+    """`krayne` in another fresh home, by another kubeconfig. Its daemon ends with the block."""
+    made = make_krayne(kubeconfig)
+    try:
+        yield made
+    finally:
+        made("daemon", "stop", code=None)
+        shutil.rmtree(made.home, ignore_errors=True)
 
 
 def until(what: str, holds: Callable[[], bool], limit: float = LIMIT) -> None:
@@ -23,7 +38,7 @@ def until(what: str, holds: Callable[[], bool], limit: float = LIMIT) -> None:
     wait_until(what, holds, limit)
 
 
-def becomes(krayne: Krayne, name: str, holds: Callable[[Json], bool]) -> Json:
+def becomes(krayne: Krayne, name: str, holds: Callable[[Json], bool], limit: float = LIMIT) -> Json:
     """`krayne ls`'s row of a cluster, once it is so."""
     seen: list[Json] = []
 
@@ -32,7 +47,7 @@ def becomes(krayne: Krayne, name: str, holds: Callable[[Json], bool]) -> Json:
         return bool(seen) and holds(seen[0])
 
     try:
-        until(f"cluster {name}", looked)
+        until(f"cluster {name}", looked, limit)
     except Exception as error:
         error.add_note(f"last seen: {seen}\n{krayne.log()}")
         raise
@@ -96,17 +111,18 @@ def writes(plane: ControlPlane, namespace: str, user: str = "admin") -> list[tup
     ]
 
 
-class Echo:
-    """A TCP server on loopback that sends back what comes, both halves of a connection on their own."""
+class Service:
+    """A TCP server on loopback, in a thread. `answer`: the whole request, up to its end, to the whole answer."""
 
-    def __init__(self) -> None:
+    def __init__(self, answer: Callable[[bytes], bytes]) -> None:
         self.port = 0
         self.connections = 0
+        self._answer = answer
         self._loop = asyncio.new_event_loop()
 
     @contextmanager
-    def running(self) -> Iterator["Echo"]:
-        """Serve in a thread."""
+    def running(self) -> Iterator[Self]:
+        """Serve while the block lasts."""
         thread = threading.Thread(target=self._loop.run_forever)
         thread.start()
         server = asyncio.run_coroutine_threadsafe(self._start(), self._loop).result(10)
@@ -134,7 +150,115 @@ class Echo:
     async def _one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         with suppress(ConnectionError):
-            while data := await reader.read(CHUNK):
-                writer.write(data)
-                await writer.drain()
+            await self._serve(reader, writer)
         writer.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(self._answer(await reader.read()))
+        await writer.drain()
+
+
+class Echo(Service):
+    """Sends back what comes, as it comes."""
+
+    def __init__(self) -> None:
+        super().__init__(bytes)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(CHUNK):
+            writer.write(data)
+            await writer.drain()
+
+
+def opened(
+    plane: ControlPlane, namespace: str, krayne: Krayne, server: Service, *, remote: int = 9000, local: int = 0
+) -> int:
+    """A cluster demo with `server` behind a port of its own: the local port that leads there."""
+    if not krayne.clusters("-n", namespace):
+        krayne("create", "demo", "-n", namespace, "--wait", "--timeout", "60s")
+    plane.node.map_port(namespace, "demo-head-*", remote, server.port)
+    krayne("tun-open", "demo", f"{remote}:{local}" if local else str(remote))
+    row = becomes(krayne, "demo", lambda row: _leads(service(row, f"port-{remote}"), local))
+    return int(service(row, f"port-{remote}")["local_port"])
+
+
+def _leads(one: Json, local: int) -> bool:
+    return one["state"] == "ready" and (not local or one["local_port"] == local)
+
+
+def exchange(client: socket.socket, data: bytes) -> bytes:
+    """Send and receive as much as was sent, both at once."""
+    sending = threading.Thread(target=client.sendall, args=(data,))
+    sending.start()
+    found = bytearray()
+    while len(found) < len(data):
+        chunk = client.recv(CHUNK)
+        if not chunk:
+            break
+        found += chunk
+    sending.join(LIMIT)
+    return bytes(found)
+
+
+class Knocking:
+    """A client that opens a new connection every 10 ms, each in a thread of its own, and counts what it meets."""
+
+    EVERY = 0.01
+    PATIENCE = 60.0  # seconds for one connection: more than a forward holds it
+
+    def __init__(self, port: int) -> None:
+        self.served = 0
+        self.refused: list[str] = []  # connects that failed
+        self.lost: list[str] = []  # connections that ended without an answer
+        self.wrong: list[bytes] = []
+        self._port = port
+        self._done = threading.Event()
+        self._lock = threading.Lock()
+        self._pool = ThreadPoolExecutor(200)
+        self._knocker = threading.Thread(target=self._knock)
+
+    def __enter__(self) -> Self:
+        self._knocker.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._done.set()
+        self._knocker.join()
+        self._pool.shutdown()
+
+    def _knock(self) -> None:
+        number = 0
+        while not self._done.wait(self.EVERY):
+            number += 1
+            self._pool.submit(self._once, f"{number:09}".encode())
+
+    def _once(self, data: bytes) -> None:
+        try:
+            client = socket.create_connection(("127.0.0.1", self._port), timeout=self.PATIENCE)
+        except OSError as error:
+            with self._lock:
+                self.refused.append(str(error))
+            return
+        with closing(client):
+            try:
+                client.sendall(data)
+                found = exchange_rest(client, len(data))
+            except OSError as error:
+                found, why = b"", str(error)
+            else:
+                why = "closed"
+        with self._lock:
+            if found == data:
+                self.served += 1
+            elif not found:
+                self.lost.append(why)
+            else:
+                self.wrong.append(found)
+
+
+def exchange_rest(client: socket.socket, size: int) -> bytes:
+    """Receive so many bytes, or what comes before the end."""
+    found = b""
+    while len(found) < size and (chunk := client.recv(size - len(found))):
+        found += chunk
+    return found

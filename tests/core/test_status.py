@@ -396,10 +396,14 @@ def test_the_stale_ready_of_kuberay_never_speaks() -> None:
         assert status(busy(), *pods).phase != "ready"
 
 
-def test_a_cluster_created_again_says_so_until_it_is_ready() -> None:
+def test_a_cluster_created_again_says_so_for_an_hour() -> None:
     born = "created again: it was deleted outside krayne"
     assert status(live(age=3), born=born).reason.endswith(f"({born})")
-    assert born not in status(busy(), pod(HEAD), born=born).reason
+    lately = status(busy(age=600), pod(HEAD), born=born)
+    assert lately.phase == "ready"
+    assert lately.reason.endswith(f"({born})")
+    assert lately.next_check == 3000.0
+    assert born not in status(busy(age=3601), pod(HEAD), born=born).reason
 
 
 def test_since_stays_while_the_phase_does() -> None:
