@@ -23,6 +23,8 @@ from kraynd.kube.stream import WIRE, PodStream
 from krayne.errors import ProtocolError
 
 RECEIVE_BUFFER: Final = 256 * 1024  # shared by all tunnels of a pool: reads are handed on before the next one
+TLS_RECORD: Final = 16 * 1024  # the most one record holds
+LARGE: Final = 3 * TLS_RECORD  # payloads that are worth not being copied
 TCP_INFO_SIZE: Final = 104
 RETIRED_SECONDS: Final = 30.0  # what open connections get once their tunnel is retired for the pod's sake
 WEBSOCKET_QUIET: Final = 2.0  # an API server passes the loss of its node on only once the client sends something
@@ -71,6 +73,7 @@ class Wire(asyncio.BufferedProtocol):
         self._limits = limits
         self._link = link
         self._transport = link.upgraded.transport
+        self._tls = self._transport.get_extra_info("ssl_object") is not None
         self._dress: websocket.Dress | None = None
         self._stripper: websocket.FrameStripper | None = None
         if link.kind == WEBSOCKET:
@@ -262,9 +265,29 @@ class Wire(asyncio.BufferedProtocol):
     def _write(self, parts: Sequence[Buffer]) -> None:
         if self._lost:
             return
-        data = b"".join(parts) if self._dress is None else self._dress.frame(parts)
+        if self._dress is not None:
+            data = self._dress.frame(parts)
+        elif self._tls and len(parts) == 3 and len(parts[1]) >= LARGE:
+            self._write_large(*parts)
+            return
+        else:
+            data = b"".join(parts)
         self.bytes_out += len(data)
         self._transport.write(data)
+
+    def _write_large(self, header: Buffer, payload: Buffer, tail: Buffer) -> None:
+        """The payload goes to TLS where it lies, cut so that no record is spent on the header or the tail.
+
+        Only under TLS, which encrypts during the call: the payload is not ours any more afterwards.
+        """
+        view = memoryview(payload)
+        first = TLS_RECORD - len(header)
+        last = first + (len(view) - first) // TLS_RECORD * TLS_RECORD
+        pieces: list[Buffer] = [b"".join((header, view[:first])), view[first:last]]
+        if last < len(view) or tail:
+            pieces.append(b"".join((view[last:], tail)))
+        self.bytes_out += len(header) + len(view) + len(tail)
+        self._transport.writelines(pieces)
 
     def _strip(self, view: memoryview, stripper: websocket.FrameStripper) -> int:
         size = stripper.strip(view)

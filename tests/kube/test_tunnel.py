@@ -541,6 +541,16 @@ async def test_tls_with_a_client_certificate_and_another_name(transport: str) ->
             await pool.open(TARGET, 80, Local())
         endpoint.server_hostname = "kubernetes.internal"
         await echo(pool, bytes(2_000_000))
+        local = Local(8 * 200_000)
+        stream = await pool.open(TARGET, 80, local)
+        scratch = bytearray(200_000)
+        for index in range(8):  # the local side reads into one buffer again and again
+            scratch[:] = bytes([index + 1]) * len(scratch)
+            stream.write(memoryview(scratch))
+        scratch[:] = bytes(len(scratch))
+        with anyio.fail_after(LIMIT):
+            await local.enough.wait()
+        assert local.data == b"".join(bytes([index + 1]) * 200_000 for index in range(8))
 
 
 class Proxy:
