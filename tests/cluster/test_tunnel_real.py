@@ -430,7 +430,7 @@ async def test_a_client_that_stops_reading_blocks_nobody(
     plane: ControlPlane, target: PodTarget, transport: str
 ) -> None:
     async def endless(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while True:
+        while not writer.is_closing():
             writer.write(bytes(65536))
             await writer.drain()
 
