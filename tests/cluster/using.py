@@ -141,17 +141,22 @@ class Service:
 
     async def _end(self, server: asyncio.Server) -> None:
         server.close()
+        await asyncio.sleep(0)  # those accepted in this tick get their tasks
         me = asyncio.current_task()
-        rest = [task for task in asyncio.all_tasks() if task is not me]
-        for task in rest:
-            task.cancel()
-        await asyncio.gather(*rest, return_exceptions=True)
+        while rest := [task for task in asyncio.all_tasks() if task is not me]:
+            for task in rest:
+                task.cancel()
+            await asyncio.wait(rest, timeout=1)
 
     async def _one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
-        with suppress(ConnectionError):
+        with suppress(ConnectionError, asyncio.CancelledError):
             await self._serve(reader, writer)
-        writer.close()
+            writer.close()
+            await writer.wait_closed()
+        writer.transport.abort()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(self._answer(await reader.read()))
