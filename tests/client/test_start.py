@@ -109,7 +109,9 @@ async def test_a_stale_socket_does_not_stop_a_start(tmp_path: Path, spawned: Pat
 
 
 async def test_a_daemon_that_dies_is_quoted_at_once(tmp_path: Path) -> None:
-    done = await ask(tmp_path, sys.executable, "-c", "import sys; print('first', flush=True); sys.exit('the home is on fire')")
+    done = await ask(
+        tmp_path, sys.executable, "-c", "import sys; print('first', flush=True); sys.exit('the home is on fire')"
+    )
     kind, message, hint = done.stdout.decode().strip().split("|")
     assert kind == "daemon-unreachable"
     assert message == "the daemon ended at once with code 1: the home is on fire"
