@@ -101,6 +101,16 @@ class ControlPlane:
         """Let it go on (SIGCONT)."""
         self._children["kube-apiserver"].send(signal.SIGCONT)
 
+    def restart_clients(self) -> None:
+        """Start scheduler, controllers, kwok and operator anew: after outages their watches stay away for a minute."""
+        for name in ("kube-controller-manager", "kube-scheduler"):
+            self._children.pop(name).stop(signal.SIGKILL)
+            self._run(name, self._controller(name))
+        self._children.pop("kwok").stop(signal.SIGKILL)
+        self._run("kwok", self._kwok())
+        self.stop_operator()
+        self.start_operator()
+
     # Operator.
 
     def start_operator(self, version: str | None = None) -> None:
