@@ -47,8 +47,8 @@ def holds(view: ClusterView | None, condition: str) -> bool:
         return view is None or (view.phase == "absent" and not view.declared)
     if view is None:
         return False
-    if condition == "ready":
-        return view.phase == "ready"
+    if condition == "ready":  # a port that is shown is there: its listener may open a moment after the last pod
+        return view.phase == "ready" and not any(one.state == messages.HOLDING for one in view.services)
     name = condition.partition("=")[2]
     return any(one.name == name and one.state == messages.READY for one in view.services)
 
@@ -112,7 +112,7 @@ def _what_is_missing(view: ClusterView | None, key: ClusterKey, condition: str, 
         return waited
     why = view.phase + (f": {view.reason}" if view.reason else "")
     for one in view.services:
-        if condition == f"service={one.name}":
+        if condition == f"service={one.name}" or (view.phase == "ready" and one.state == messages.HOLDING):
             why += f"; {one.name} is {one.state}" + (f": {one.reason}" if one.reason else "")
     return f"{waited} ({why})"
 

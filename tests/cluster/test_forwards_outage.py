@@ -8,7 +8,7 @@ from contextlib import closing
 import pytest
 
 from tests.cluster.conftest import Krayne
-from tests.cluster.using import Echo, Knocking, condition, exchange, opened, until
+from tests.cluster.using import Echo, Json, Knocking, condition, exchange, opened, until
 from tests.controlplane.plane import ControlPlane
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(240)]
@@ -42,6 +42,13 @@ def works(port: int) -> bool:
             return exchange(client, b"x") == b"x"
     except ConnectionResetError:
         return False
+
+
+def shown(krayne: Krayne) -> Json:
+    """The forward to port 9000 in `krayne ports`."""
+    forward: Json
+    (forward,) = [one for one in krayne("ports", "demo", "-o", "json").json() if one["remote_port"] == 9000]
+    return forward
 
 
 @pytest.mark.parametrize("how", ["stop_apiserver", "kill_apiserver"])
@@ -144,9 +151,9 @@ def test_a_tunnel_that_is_cut_resets_what_was_under_way_and_says_so(
         with pytest.raises(ConnectionResetError):  # never a clean end that a program takes for the whole answer
             client.recv(1)
     until("the forward", lambda: works(port))  # the next one may still meet a tunnel whose end is not known yet
-    (shown,) = [one for one in krayne("ports", "demo", "-o", "json").json() if one["remote_port"] == 9000]
-    assert shown["last_error"]
-    assert shown["state"] in ("listening", "connected")
+    forward = shown(krayne)
+    assert forward["last_error"]
+    assert forward["state"] in ("listening", "connected")
 
 
 def test_a_frozen_tunnel_is_noticed_and_replaced(
@@ -169,6 +176,8 @@ def test_a_node_that_goes_away_and_comes_back(plane: ControlPlane, namespace: st
     with Knocking(port) as knocking:
         until("some work", lambda: knocking.served > 20)
         plane.node.set_up(node, up=False)
+        # Bytes sent into a tunnel whose loss is not known yet are not sent twice: wait until it is known.
+        until("the loss is noticed", lambda: shown(krayne)["state"] == "holding")
         served = knocking.served
         with closing(socket.create_connection(("127.0.0.1", port), timeout=60)) as client:
             client.sendall(b"early")

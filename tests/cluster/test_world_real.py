@@ -51,6 +51,8 @@ async def test_it_knows_the_cluster_and_follows_every_change(plane: ControlPlane
         key, live = await created(run, namespace)
         assert "managedFields" not in live["metadata"]
         await run.until(lambda: any(pod["status"].get("phase") == "Running" for pod in world.pods_of(key)))
+        # Only then has the operator seen its own pod; one deleted before is not replaced for minutes.
+        await run.until(lambda: world.clusters[key].get("status", {}).get("state") == "ready")
         assert world.kuberay.version.lstrip("v") == plane.operator_version
         uid = world.clusters[key]["metadata"]["uid"]
         events = await world.events_for(namespace, {uid})

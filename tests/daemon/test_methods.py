@@ -217,6 +217,16 @@ async def test_wait_ready_tells_the_phases(daemon: Client, backend: MemoryBacken
     assert backend.changes.listeners == 0
 
 
+async def test_ready_means_that_its_ports_are_open(daemon: Client, backend: MemoryBackend) -> None:
+    backend.put(some_cluster(services=some_services(HOLDING)))
+    assert (await waiting(daemon))["phase"] == "ready"
+    backend.put(some_cluster())
+    assert (await daemon.line())["result"]["met"]
+    backend.put(some_cluster(services=some_services(HOLDING)))
+    await waiting(daemon, timeout_ms=1)
+    assert "dashboard is holding" in (await daemon.line())["error"]["message"]
+
+
 async def test_wait_for_a_service(daemon: Client, backend: MemoryBackend) -> None:
     backend.put(some_cluster(services=some_services("installing")))
     await waiting(daemon, condition="service=ssh")
