@@ -32,7 +32,8 @@ from kraynd.local.desired import Desired
 from kraynd.local.home import Home, atomic_write, remove_quietly
 from kraynd.local.memory import MemoryStore
 from kraynd.methods import Methods
-from kraynd.operations import Operations, Parts
+from kraynd.operations import Operations
+from kraynd.parts import Parts
 from kraynd.reconciler import Reconciler, ReconcileSettings
 from kraynd.reports import Reports
 from kraynd.server import Server

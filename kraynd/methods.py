@@ -95,10 +95,12 @@ class Backend(Board, Protocol):
 
 
 class Methods:
-    """The handlers. `table()` is what the server serves."""
+    """The handlers. `table()` is what the server serves. `groups` are further objects with handlers, by the same names:
+    method `pod.exec` is `pod_exec`, taking (call, params)."""
 
-    def __init__(self, backend: Backend, *, wall: Callable[[], float] = time.time) -> None:
+    def __init__(self, backend: Backend, *groups: object, wall: Callable[[], float] = time.time) -> None:
         self._backend = backend
+        self._groups = (self, *groups)
         self._wall = wall
 
     def table(self) -> Mapping[str, Method]:
@@ -112,7 +114,9 @@ class Methods:
         return served
 
     def _handler(self, name: str) -> Callable[[Call, Any], Awaitable[Any]]:
-        found: Callable[[Call, Any], Awaitable[Any]] = getattr(self, name.replace(".", "_"))
+        attribute = name.replace(".", "_")
+        group = next((one for one in self._groups if hasattr(one, attribute)), self)
+        found: Callable[[Call, Any], Awaitable[Any]] = getattr(group, attribute)
         if not name.startswith(("cluster.", "forward.", "view.")):
             return found
 

@@ -1,0 +1,84 @@
+"""The daemon itself: run, start, stop, restart, status, logs."""
+
+import argparse
+import os
+import sys
+
+from krayne import paths
+from krayne.errors import DaemonUnreachableError, KrayneError
+from krayne_client import words
+from krayne_client.commands.reading import status
+from krayne_client.connection import connect
+from krayne_client.grammar import Grammar
+
+
+def add(grammar: Grammar) -> None:
+    """What can be typed."""
+    typed = grammar.verb("daemon", daemon, "run, start, stop or look at the daemon", "daemon restart", "daemon logs")
+    typed.usage = f"krayne daemon {{{','.join(DAEMON_ACTIONS)}}} [options]"
+    typed.add_argument("action", choices=tuple(DAEMON_ACTIONS), help="what to do")
+
+
+def daemon(options: argparse.Namespace) -> int:
+    """`krayne daemon ACTION`."""
+    return DAEMON_ACTIONS[options.action](options)
+
+
+def daemon_run(_: argparse.Namespace) -> int:
+    """Become the daemon, in the foreground."""
+    from krayne_client.start import daemon_command
+
+    command = daemon_command()
+    os.execv(command[0], command)  # noqa: S606 - our own command, no shell
+
+
+def daemon_start(options: argparse.Namespace) -> int:
+    """Start it; fine when it runs already."""
+    from krayne_client.start import ensure_daemon
+
+    with ensure_daemon(say=words.aside) as found:
+        hello = found.call("daemon.hello", seconds=10.0)
+    if options.output == "json":
+        sys.stdout.write(words.as_json(hello))
+    else:
+        sys.stdout.write(f"the daemon runs (pid {hello['pid']})\n")
+    return 0
+
+
+def daemon_stop(_: argparse.Namespace) -> int:
+    """Stop it; fine when it does not run. Clusters stay, local ports close."""
+    found = connect()
+    if found is None:
+        sys.stdout.write("the daemon is not running\n")
+        return 0
+    with found:
+        pid = found.call("daemon.stop")["pid"]
+        if not (found.wait_closed(STOP_SECONDS) and words.wait_gone(pid, STOP_SECONDS)):
+            raise DaemonUnreachableError(f"the daemon (pid {pid}) does not stop", hint=f"kill {pid}")
+    sys.stdout.write("the daemon is stopped; clusters go on, local ports are closed\n")
+    return 0
+
+
+def daemon_restart(options: argparse.Namespace) -> int:
+    """Stop and start."""
+    return daemon_stop(options) or daemon_start(options)
+
+
+def daemon_logs(_: argparse.Namespace) -> int:
+    """The last lines, then what is added, until interrupted."""
+    path = paths.log_file()
+    if not os.path.exists(path):
+        raise KrayneError(f"there is no log at {path} yet", hint="krayne daemon start")
+    follow = ["-f"] if sys.stdout.isatty() else []
+    os.execvp("tail", ["tail", "-n", "200", *follow, path])  # noqa: S606, S607 - the system's own tail, no shell
+
+
+STOP_SECONDS = 15.0
+DAEMON_ACTIONS = {
+    "run": daemon_run,
+    "start": daemon_start,
+    "stop": daemon_stop,
+    "restart": daemon_restart,
+    "status": status,
+    "logs": daemon_logs,
+}
