@@ -91,8 +91,12 @@ def asked_to_adopt(memory: ClusterMemory) -> ClusterMemory:
 
 
 def asked_to_prune(memory: ClusterMemory, *, uid: str = "") -> ClusterMemory:
-    """The user's `confirm`: the file is gone on purpose. `uid` as in `asked_to_delete`."""
-    return msgspec.structs.replace(memory, uid=memory.uid or uid, confirmed_prune=True)
+    """The user's `confirm`: the file is gone on purpose. `uid` as in `asked_to_delete`.
+
+    A `delete` that met no object is spent: it must not lend its lesser guards to the object that is seen now.
+    """
+    requested = memory.delete_requested and bool(memory.uid)
+    return msgspec.structs.replace(memory, uid=memory.uid or uid, delete_requested=requested, confirmed_prune=True)
 
 
 def asked_to_create(memory: ClusterMemory) -> ClusterMemory:

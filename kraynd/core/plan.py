@@ -175,8 +175,13 @@ def unkept_fields(inputs: Inputs, memory: ClusterMemory, answer: Json) -> dict[s
 
 
 def _learned(inputs: Inputs, whose: Ownership) -> ClusterMemory:
-    """A create whose answer was lost is completed: its marks prove it is ours (A2). Enough to change, not to delete."""
+    """A create whose answer was lost is completed: its marks prove it is ours (A2). Enough to change, not to delete.
+
+    A file that is back voids the user's `confirm`, whatever else becomes of this pass.
+    """
     memory = inputs.memory
+    if memory.confirmed_prune and inputs.declared is not None:
+        memory = msgspec.structs.replace(memory, confirmed_prune=False)
     keep = inputs.declared is not None and not memory.delete_requested
     if whose.kind == OURS and inputs.live is not None and not memory.uid and keep:
         applied = memory.last_applied or memory.applying

@@ -12,6 +12,7 @@ import msgspec
 
 from kraynd.core.model import Json
 from kraynd.kube.refusals import nonsense, refusal
+from krayne.rpc import DECODE_FAULTS
 
 LINE_LIMIT = 16 * 1024 * 1024  # bytes of one event; etcd's own limit is 1.5 MiB an object
 ObjectKey = tuple[str, str]
@@ -112,7 +113,7 @@ def key_and_object(item: Any) -> tuple[ObjectKey, Json]:
 def _event(line: bytes) -> Json:
     try:
         return msgspec.json.decode(line, type=dict[str, Any])
-    except (msgspec.DecodeError, RecursionError):
+    except DECODE_FAULTS:
         raise nonsense("an event") from None
 
 

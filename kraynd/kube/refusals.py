@@ -20,6 +20,7 @@ from krayne.errors import (
     KubeConnectionError,
     NamespaceNotFoundError,
 )
+from krayne.rpc import DECODE_FAULTS
 
 TEXT_LIMIT = 500  # characters of another program's message that are repeated
 INVALID = (
@@ -59,7 +60,7 @@ def decoded(data: bytes) -> Json:
     """An answer's JSON object. Raises KubeConnectionError."""
     try:
         return msgspec.json.decode(data, type=dict[str, Any])
-    except (msgspec.DecodeError, RecursionError):
+    except DECODE_FAULTS:
         raise nonsense("JSON") from None
 
 
@@ -166,5 +167,5 @@ def _status(data: bytes) -> tuple[str, str, Json]:
         details = found.get("details")
         details = details if isinstance(details, dict) else {}
         return str(found.get("message") or ""), str(found.get("reason") or ""), details
-    except (msgspec.DecodeError, RecursionError):
+    except DECODE_FAULTS:
         return " ".join(data[:200].decode("utf-8", "replace").split()), "", {}

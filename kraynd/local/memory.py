@@ -17,6 +17,7 @@ from kraynd.core.plan import ClusterMemory
 from kraynd.core.ports import assign
 from kraynd.local.home import atomic_write
 from krayne import paths
+from krayne.rpc import DECODE_FAULTS
 
 VERSION = 1
 STATE_LIMIT = 128 * 1024 * 1024  # bytes: a thousand clusters' last applied manifests, 40 KiB each, and room
@@ -56,7 +57,7 @@ class MemoryStore:
             state = msgspec.json.decode(data, type=Memory)
             if state.version > VERSION:
                 raise msgspec.DecodeError(f"written by a newer krayne (format {state.version})")
-        except (msgspec.DecodeError, RecursionError) as error:
+        except DECODE_FAULTS as error:
             aside = f"{path}.damaged-{time.time_ns()}"
             os.rename(path, aside)
             return cls(Memory(), f"the state file could not be read ({error}); it was kept as {aside}")

@@ -57,7 +57,6 @@ class Model:
         self.broken.discard(name)
         self.missing.pop(name, None)
         self.vanished_in_this_run.pop(name, None)
-        self.confirmed.discard(name)
 
     def remove(self, name: str) -> None:
         if self.files.pop(name, None) is not None:
@@ -136,6 +135,8 @@ class Model:
         given = self.inputs(name)
         step = plan(given, self.without)
         self._put(name, step.memory)
+        if name in self.files:
+            self.confirmed.discard(name)  # seen again; one written and removed between two passes was never there
         if isinstance(step.action, Delete):
             self._judge(name, step.action, given)
             self.objects.pop((self.world, name))

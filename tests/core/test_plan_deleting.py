@@ -98,6 +98,12 @@ def test_confirm_deletes_what_prune_would_not_have_dared() -> None:
         assert step.holds
 
 
+def test_confirm_is_not_a_delete_that_met_nothing() -> None:
+    asked = asked_to_prune(asked_to_delete(ClusterMemory()), uid="u1")
+    step = plan(inputs(now=live(), memory=asked, healthy=False))  # confirm's own guards hold, not delete's fewer
+    assert step.action is None
+
+
 def test_confirm_is_void_once_the_file_is_back() -> None:
     step = plan(inputs(wanted=config(), now=live(), memory=asked_to_prune(settled())))
     assert step.action is None

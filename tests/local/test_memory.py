@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from kraynd.core.model import ClusterKey, ForwardKey
@@ -58,6 +58,7 @@ async def test_a_damaged_file_is_set_aside_and_reported(home: Home, damage: byte
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
 @given(cut=st.integers(0, 400), flip=st.integers(0, 7))
+@example(cut=63, flip=7)  # bytes that are not UTF-8 in a key
 async def test_any_damage_loads_something_or_nothing(home: Home, cut: int, flip: int) -> None:
     store = MemoryStore(subject.Memory())
     store.port("w", ForwardKey("default", "demo", "ssh"), LOW, HIGH)
