@@ -4,6 +4,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
+from http import HTTPStatus
 from pathlib import Path
 
 import anyio.to_thread
@@ -11,6 +12,8 @@ import pytest
 
 from kraynd.core.model import ClusterKey
 from kraynd.kube.watch import WatchSettings
+from tests.cluster.using import until
+from tests.controlplane.api import ApiError
 from tests.controlplane.plane import ControlPlane
 from tests.golden.cases import manifest
 from tests.kube.running import Running, running
@@ -34,6 +37,15 @@ async def make(plane: ControlPlane, namespace: str, name: str) -> ClusterKey:
 async def drop(plane: ControlPlane, key: ClusterKey) -> None:
     where = f"/apis/ray.io/v1/namespaces/{key.namespace}/rayclusters/{key.name}"
     await off_loop(partial(plane.api.request, "DELETE", where))
+
+
+def is_gone(plane: ControlPlane, path: str) -> bool:
+    """Whether the API server knows the object no more."""
+    try:
+        plane.api.get(path)
+    except ApiError as error:
+        return error.status == HTTPStatus.NOT_FOUND
+    return False
 
 
 def truth(plane: ControlPlane, namespace: str) -> dict[str, str]:
@@ -147,5 +159,7 @@ async def test_kuberay_may_come_later_and_go_again(bare_plane: ControlPlane) -> 
         await off_loop(partial(bare_plane.api.request, "DELETE", CRD))
         await run.condition("kuberay-missing")
         assert not run.world.synced
+        # Applied to a definition that is still being deleted, the new one would go with it.
+        await off_loop(partial(until, "no definition", lambda: is_gone(bare_plane, CRD)))
         await off_loop(bare_plane.start_operator)
         await run.condition("ready")

@@ -23,7 +23,7 @@ from tests.controlplane.node import NodeControl
 from tests.controlplane.pki import Pair, Pki
 from tests.controlplane.process import Child, PlaneError, Port, wait_until
 
-START_LIMIT = 60.0  # seconds for one part to become ready, on a machine that builds other things meanwhile
+START_LIMIT = 120.0  # seconds for one part to become ready, on a machine that builds other things meanwhile
 COMMAND_LIMIT = 120.0  # seconds for one kubectl command
 MASTERS = "system:masters"
 
