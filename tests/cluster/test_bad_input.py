@@ -12,7 +12,7 @@ from tests.cluster.conftest import Krayne
 from tests.cluster.using import becomes, condition, declare, home_with, live, problems, status, until, workers, writes
 from tests.controlplane.plane import ControlPlane
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(400)]
 RAY: dict[str, list[str]] = {"apiGroups": ["ray.io"], "resources": ["rayclusters"], "verbs": ["*"]}
 PODS: dict[str, list[str]] = {"apiGroups": [""], "resources": ["pods", "events"], "verbs": ["get", "list", "watch"]}
 GROUP = "worker_groups:\n  - name: gpu\n    replicas: {}\n    max_replicas: 9\n"

@@ -9,7 +9,7 @@ from tests.cluster.using import COLLECTED, Json, becomes, declare, home_with, li
 from tests.controlplane.plane import ControlPlane
 from tests.golden.cases import manifest
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(400)]
 ALL: list[dict[str, list[str]]] = [{"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}]
 
 

@@ -16,7 +16,7 @@ from tests.cluster.conftest import Krayne
 from tests.cluster.using import becomes, condition, declare, home_with, status, until
 from tests.controlplane.plane import ControlPlane
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(400)]
 CLIENTS = 20
 STOP_LIMIT = 5.0  # seconds an orderly stop may take, as promised
 

@@ -11,7 +11,7 @@ from tests.cluster.conftest import Krayne
 from tests.cluster.using import Echo, Json, Knocking, condition, exchange, opened, until
 from tests.controlplane.plane import ControlPlane
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(400)]
 CUTS = 20
 
 

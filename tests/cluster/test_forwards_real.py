@@ -14,7 +14,7 @@ from tests.cluster.conftest import Krayne
 from tests.cluster.using import Echo, Knocking, Service, becomes, exchange, opened, service, until
 from tests.controlplane.plane import ControlPlane
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(400)]
 BIG = 10_000_000
 MANY = 100
 PORT = 9000

@@ -11,7 +11,7 @@ from kraynd.core.model import Json
 from tests.controlplane.plane import ControlPlane
 from tests.golden.cases import NAMES, config, manifest
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(400)]
 STRICT = "fieldValidation=Strict"
 
 

@@ -15,7 +15,7 @@ from krayne.errors import ClusterForeignError, ConflictError, KrayneError
 from tests.cluster.keeping import Keeper, keeping
 from tests.controlplane.plane import ControlPlane
 
-pytestmark = [pytest.mark.real, pytest.mark.anyio, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.real, pytest.mark.anyio, pytest.mark.timeout(400)]
 OTHER = Owner("another-home", "desk", "bob")
 
 

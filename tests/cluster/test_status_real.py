@@ -10,7 +10,7 @@ from tests.cluster.keeping import Keeper, keeping
 from tests.controlplane import pods
 from tests.controlplane.plane import ControlPlane
 
-pytestmark = [pytest.mark.real, pytest.mark.anyio, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.real, pytest.mark.anyio, pytest.mark.timeout(400)]
 
 
 @pytest.fixture

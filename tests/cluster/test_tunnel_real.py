@@ -25,7 +25,7 @@ from tests.controlplane.plane import ControlPlane
 from tests.controlplane.process import wait_until
 from tests.kube.test_tunnel import Local
 
-pytestmark = [pytest.mark.real, pytest.mark.anyio, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.real, pytest.mark.anyio, pytest.mark.timeout(400)]
 
 LIMIT = 30.0
 PORT = 9000

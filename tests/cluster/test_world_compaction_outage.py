@@ -12,7 +12,7 @@ from tests.controlplane.plane import ControlPlane
 from tests.golden.cases import manifest
 from tests.kube.running import running
 
-pytestmark = [pytest.mark.real, pytest.mark.anyio, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.real, pytest.mark.anyio, pytest.mark.timeout(400)]
 RAY = "/apis/ray.io/v1"
 
 

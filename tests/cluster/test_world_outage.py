@@ -18,7 +18,7 @@ from tests.controlplane.plane import ControlPlane
 from tests.golden.cases import manifest
 from tests.kube.running import Running, running
 
-pytestmark = [pytest.mark.real, pytest.mark.anyio, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.real, pytest.mark.anyio, pytest.mark.timeout(400)]
 ATTENTIVE = WatchSettings(silence=3.0)
 CRD = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/rayclusters.ray.io"
 

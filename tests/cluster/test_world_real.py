@@ -21,7 +21,7 @@ from tests.controlplane.plane import ControlPlane
 from tests.golden.cases import manifest
 from tests.kube.running import LIMIT, Running, running
 
-pytestmark = [pytest.mark.real, pytest.mark.anyio, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.real, pytest.mark.anyio, pytest.mark.timeout(400)]
 RAY: dict[str, list[str]] = {"apiGroups": ["ray.io"], "resources": ["rayclusters"], "verbs": ["*"]}
 PODS: dict[str, list[str]] = {"apiGroups": [""], "resources": ["pods", "events"], "verbs": ["get", "list", "watch"]}
 
