@@ -9,12 +9,13 @@ export PYTHONDONTWRITEBYTECODE := 1
 # What depends on the operator's version runs again on the older one.
 OLDER := $(addprefix tests/cluster/test_,manifest_real.py status_real.py reconcile_real.py main_job.py)
 
-.PHONY: help install lint test test-real bench demo clean
+.PHONY: help install lint test test-real fuzz bench demo clean
 
 help:
 	@echo "make demo       a real Ray job through krayne on a real Kubernetes control plane, head killed and healed"
 	@echo "make test       the tests that need Python alone"
 	@echo "make test-real  the tests on a real control plane (builds it once with Go, about 10 minutes)"
+	@echo "make fuzz       a minute of fuzzing of the tunnel's sessions"
 	@echo "make bench      side by side with kubectl, ratios printed"
 	@echo "make lint       types, style, import arrows"
 
@@ -23,7 +24,7 @@ install: .venv/.installed
 .venv/.installed: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(PY) -m pip install --quiet --upgrade pip
-	$(PY) -m pip install --quiet --editable '.[fast,test,lint]'
+	$(PY) -m pip install --quiet --editable '.[fast,test,lint,fuzz]'
 	@touch $@
 
 lint: install
@@ -39,6 +40,9 @@ test-real: install
 	$(PY) -m tests.controlplane build
 	$(PY) -m pytest -q -m real tests
 	KRAYNE_TEST_OPERATOR=1.5.1 $(PY) -m pytest -q -m real $(OLDER)
+
+fuzz: install
+	$(PY) -m tests.fuzz --seconds 60
 
 bench: install
 	$(PY) -m tests.controlplane build

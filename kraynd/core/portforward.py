@@ -58,8 +58,8 @@ class Receiver(Protocol):
 class Pair:
     """One forwarded connection: its data and error stream."""
 
-    __slots__ = ("closing", "data_id", "deadline", "ended", "error_ended", "error_id", "finished", "full", "pod_fin",
-                 "port", "received", "receiver", "replied", "sent", "text", "worker")  # fmt: skip
+    __slots__ = ("closing", "data_id", "deadline", "ended", "error_ended", "error_id", "finished", "full", "half",
+                 "pod_fin", "port", "received", "receiver", "replied", "sent", "text", "worker")  # fmt: skip
 
     def __init__(self, error_id: int, data_id: int, port: int, worker: Worker, receiver: Receiver) -> None:
         self.error_id = error_id
@@ -74,6 +74,7 @@ class Pair:
         self.replied = False  # the server answered in any way
         self.finished = False  # we sent FIN
         self.pod_fin = False
+        self.half = False  # the receiver knows of it: a half-close
         self.error_ended = False
         self.closing = False  # one of the streams came to its end: no data, until `deadline` says it is a half-close
         self.ended = False
@@ -209,8 +210,9 @@ class ClientSession:
     def on_fin(self, stream: int) -> None:
         """Part of FrameSink."""
         if (pair := self._pairs.get(stream)) is not None:
-            pair.pod_fin = True
-            self._closing(pair)
+            if not pair.pod_fin:
+                pair.pod_fin = True
+                self._closing(pair)
         elif (pair := self._errors.get(stream)) is not None:
             pair.error_ended = True
             self._closing(pair)
@@ -239,7 +241,7 @@ class ClientSession:
 
     def _was_reset(self, stream: int) -> None:
         if (pair := self._pairs.get(stream)) is not None:
-            pair.text = pair.text or (b"" if pair.pod_fin else b"the pod reset the connection")
+            pair.text = pair.text or (b"" if pair.pod_fin and not pair.half else b"the pod reset the connection")
             pair.pod_fin = True
             self._closing(pair)
         elif (pair := self._errors.get(stream)) is not None:
@@ -306,6 +308,7 @@ class ClientSession:
             pair.pod_fin = pair.error_ended = True
             self._judge(pair)
         elif pair.pod_fin:  # the node passes half-closes on: the other direction lives
+            pair.half = True
             self._release(pair)
             pair.receiver.pod_eof()
         elif not pair.replied:

@@ -209,6 +209,22 @@ def test_after_the_pods_fin_no_data_leaves_until_it_is_a_half_close() -> None:
     assert client.end == ("eof", "")
 
 
+def test_an_end_said_twice_is_one_end_and_a_reset_after_a_half_close_is_a_reset() -> None:
+    tunnel = Tunnel()
+    client, pair, process = tunnel.open()
+    process.pair.finish()
+    tunnel.settle()
+    tunnel.client.tick(tunnel.now + 1.5)
+    tunnel.client.feed(memoryview(spdy.data_header(pair.data_id, 0, spdy.FIN)), tunnel.now)
+    tunnel.client.tick(tunnel.now + 3.0)
+    assert client.log == ["full", "room", "eof"]
+    tunnel.client.feed(memoryview(spdy.rst_stream(pair.data_id, spdy.CANCEL)), tunnel.now)
+    tunnel.client.tick(tunnel.now + 4.5)
+    assert client.log.count("eof") == 1
+    assert client.end is not None
+    assert client.end[0] == "reset"
+
+
 def test_no_data_follows_the_end_of_the_error_stream() -> None:
     tunnel = Tunnel()
     client, pair, process = tunnel.open()
