@@ -1,8 +1,7 @@
-"""What is fuzzed: one tunnel's client session under any server, and the pod's side under any client, with or
-without the WebSocket skin. An input is a program: its first byte chooses the side, each command after it is one opcode byte.
+"""What is fuzzed: a client session under any server and the pod's side under any client, bare or in WebSocket.
 
-Nothing here asserts what an input means; the laws hold for every input. `run` raises AssertionError, or whatever a fault
-raises: only ProtocolError is an answer.
+An input is a program: its first byte chooses the side, each command after it is one opcode byte. Nothing here asserts
+what an input means; the laws hold for every input. ProtocolError is an answer, any other exception is a fault.
 """
 
 from collections.abc import Sequence
