@@ -108,9 +108,13 @@ class Store:
 
     def follow(self, kind: Kind, revision: int) -> Subscription:
         """The changes after a revision. Raises StatusError 410 when they are forgotten."""
+        self.check_kept(revision)
+        return self._subscribed((kind,), self._journal.since(kind, revision))
+
+    def check_kept(self, revision: int) -> None:
+        """Raises StatusError 410 when what happened after a revision is forgotten."""
         if revision < self._journal.compacted:
             raise expired(revision, self._journal.compacted)
-        return self._subscribed((kind,), self._journal.since(kind, revision))
 
     def compact(self) -> None:
         """Forget the history, as etcd does every five minutes."""

@@ -43,6 +43,10 @@ class Subscription:
         taken, self._queued = self._queued, []
         return taken
 
+    def put_nothing(self) -> None:
+        """Let the next `changes` return at once, with nothing if there is nothing."""
+        self._news.set()
+
     def put(self, change: Change) -> None:
         """Called by the store."""
         if len(self._queued) >= self._limit:

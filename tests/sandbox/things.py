@@ -36,3 +36,20 @@ def owned(name: str, owner: dict[str, Any], *, block: bool = False, **more: Any)
         "uid": owner["metadata"]["uid"], "blockOwnerDeletion": block,
     }  # fmt: skip
     return thing(name, metadata={"ownerReferences": [reference]}, **more)
+
+
+def raycluster(name: str, **spec: Any) -> dict[str, Any]:
+    container = {"name": "ray-head", "image": "rayproject/ray:2.60.0", "ports": [{"containerPort": 6379}]}
+    head = {"rayStartParams": {}, "template": {"spec": {"containers": [container]}}}
+    return {
+        "apiVersion": "ray.io/v1", "kind": "RayCluster", "metadata": {"name": name},
+        "spec": {"rayVersion": "2.60.0", "headGroupSpec": head, **spec},
+    }  # fmt: skip
+
+
+def workers(name: str = "w", **more: Any) -> dict[str, Any]:
+    template = {"spec": {"containers": [{"name": "ray-worker", "image": "rayproject/ray:2.60.0"}]}}
+    return {
+        "groupName": name, "replicas": 1, "minReplicas": 0, "maxReplicas": 3, "rayStartParams": {},
+        "template": template, **more,
+    }  # fmt: skip

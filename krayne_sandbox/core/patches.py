@@ -1,0 +1,172 @@
+"""The three patches that Kubernetes takes for plain JSON: JSON Patch (RFC 6902), merge (RFC 7386), strategic merge.
+
+Each takes a document and returns a new one. Raises StatusError as the API server does.
+"""
+
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Any, Final
+
+from krayne_sandbox.core.meta import Json, copied
+from krayne_sandbox.core.shapes import LISTMAP, SET, Shape
+from krayne_sandbox.core.statuses import StatusError, bad_request
+
+MOST_OPERATIONS: Final = 10_000
+DIRECTIVE: Final = "$patch"
+
+
+def merge(target: Any, patch: Any) -> Any:
+    """RFC 7386."""
+    if not isinstance(patch, dict):
+        return copied(patch)
+    found = dict(target) if isinstance(target, dict) else {}
+    for key, one in patch.items():
+        if one is None:
+            found.pop(key, None)
+        else:
+            found[key] = merge(found.get(key), one)
+    return found
+
+
+def json_patch(document: Json, operations: Any) -> Json:
+    """RFC 6902. A failed `test` or a path that is not there is a 422."""
+    if not isinstance(operations, list) or not all(isinstance(one, dict) for one in operations):
+        raise bad_request("error decoding patch: json: cannot unmarshal object into Go value of type jsonpatch.Patch")
+    if len(operations) > MOST_OPERATIONS:
+        text = f"The allowed maximum operations in a JSON patch is {MOST_OPERATIONS}, got {len(operations)}"
+        raise StatusError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "RequestEntityTooLarge", text)
+    found = copied(document)
+    for operation in operations:
+        found = _operate(found, operation)
+    if not isinstance(found, dict):
+        raise bad_request("the patched document is no object")
+    return found
+
+
+def _operate(document: Any, operation: Json) -> Any:
+    verb, path = operation.get("op"), _pointer(operation.get("path"))
+    if verb in {"move", "copy"}:
+        origin = _pointer(operation.get("from"))
+        value = copied(_read(document, origin))
+        if verb == "move":
+            document = _removed(document, origin)
+        return _added(document, path, value)
+    if verb == "remove":
+        return _removed(document, path)
+    if verb not in {"add", "replace", "test"}:
+        raise bad_request(f"unexpected kind of operation: {verb!r}")
+    value = copied(operation.get("value"))
+    if verb == "add":
+        return _added(document, path, value)
+    if verb == "test":
+        _test(document, path, value, str(operation.get("path")))
+        return document
+    _read(document, path)
+    return _added(_removed(document, path), path, value) if path else value
+
+
+def _test(document: Any, path: Sequence[str], value: Any, said: str) -> None:
+    try:
+        found = _read(document, path)
+    except StatusError:
+        if value is not None:
+            raise
+        found = None
+    # A number is not a truth value, though Python's True equals 1.
+    if found != value or isinstance(found, bool) is not isinstance(value, bool):
+        raise _unprocessable(f"testing value {said} failed: test failed")
+
+
+def _unprocessable(why: str) -> StatusError:
+    text = f"the server rejected our request due to an error in our request: {why}"
+    return StatusError(HTTPStatus.UNPROCESSABLE_ENTITY, "Invalid", text, {})
+
+
+def _pointer(path: Any) -> list[str]:
+    if not isinstance(path, str) or (path and not path.startswith("/")):
+        raise _unprocessable(f"the path {path!r} is no JSON pointer")
+    return [part.replace("~1", "/").replace("~0", "~") for part in path.split("/")[1:]]
+
+
+def _read(document: Any, path: Sequence[str]) -> Any:
+    for part in path:
+        if isinstance(document, dict) and part in document:
+            document = document[part]
+        elif isinstance(document, list) and part.isdecimal() and int(part) < len(document):
+            document = document[int(part)]
+        else:
+            raise _unprocessable(f"doc is missing path: /{'/'.join(path)}: missing value")
+    return document
+
+
+def _added(document: Any, path: Sequence[str], value: Any) -> Any:
+    if not path:
+        return value
+    home, last = _read(document, path[:-1]), path[-1]
+    if isinstance(home, dict):
+        home[last] = value
+    elif isinstance(home, list) and (last == "-" or (last.isdecimal() and int(last) <= len(home))):
+        home.insert(len(home) if last == "-" else int(last), value)
+    else:
+        raise _unprocessable(f"add operation does not apply: doc is missing path: /{'/'.join(path)}: missing value")
+    return document
+
+
+def _removed(document: Any, path: Sequence[str]) -> Any:
+    _read(document, path)
+    if not path:
+        return None
+    home, last = _read(document, path[:-1]), path[-1]
+    del home[int(last) if isinstance(home, list) else last]
+    return document
+
+
+def strategic(shape: Shape, target: Any, patch: Any) -> Any:
+    """Kubernetes' own merge: lists with keys are merged item by item, by the same keys server-side apply uses."""
+    if isinstance(patch, dict):
+        return _strategic_object(shape, target, patch)
+    if isinstance(patch, list) and isinstance(target, list):
+        if shape.kind == LISTMAP:
+            return _strategic_list(shape, target, patch)
+        if shape.kind == SET:
+            return [*target, *(copied(one) for one in patch if one not in target)]
+    return copied(patch)
+
+
+def _strategic_object(shape: Shape, target: Any, patch: Json) -> Any:
+    directive = patch.get(DIRECTIVE)
+    if directive == "delete":
+        return None
+    found = copied(target) if isinstance(target, dict) and directive != "replace" else {}
+    for key, one in patch.items():
+        if key.startswith("$deleteFromPrimitiveList/"):
+            name = key.partition("/")[2]
+            found[name] = [other for other in found.get(name) or () if other not in one]
+        elif key.startswith("$"):
+            continue  # the order of elements and retained keys are finer points nothing here relies on
+        elif one is None:
+            found.pop(key, None)
+        else:
+            made = strategic(shape.field(key), found.get(key), one)
+            if made is None:
+                found.pop(key, None)
+            else:
+                found[key] = made
+    return found
+
+
+def _strategic_list(shape: Shape, target: list[Any], patch: list[Any]) -> list[Any]:
+    if any(isinstance(one, dict) and one.get(DIRECTIVE) == "replace" for one in patch):
+        return [copied(one) for one in patch if not (isinstance(one, dict) and DIRECTIVE in one)]
+    found: list[Any] = copied(target)
+    for one in patch:
+        key = shape.key_of(one)
+        at = next((at for at, other in enumerate(found) if shape.key_of(other) == key), None)
+        made = strategic(shape.item(), None if at is None else found[at], one)
+        if at is None and made is not None:
+            found.append(made)
+        elif at is not None and made is None:
+            del found[at]
+        elif at is not None:
+            found[at] = made
+    return found
