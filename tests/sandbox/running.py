@@ -52,7 +52,7 @@ class Running:
 
     def send(
         self, method: str, path: str, body: object = None, *, kind: str = "application/json", token: str | None = None,
-        headers: dict[str, str] | None = None, **query: str,
+        headers: dict[str, str] | None = None, **query: Any,
     ) -> Answer:  # fmt: skip
         """One request."""
         data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
@@ -67,7 +67,7 @@ class Running:
         finally:
             link.close()
 
-    def get(self, path: str, **query: str) -> Any:
+    def get(self, path: str, **query: Any) -> Any:
         """An answer that must be there."""
         found = self.send("GET", path, **query)
         assert found.status == 200, found

@@ -1,5 +1,7 @@
 """A node for the API's tests: real sockets and real processes, logs from a list. Pods are whatever is asked for."""
 
+# ruff: noqa: ARG002 - the Node protocol names them
+
 import asyncio
 import os
 import signal

@@ -164,7 +164,7 @@ def test_status_is_written_by_itself(api: Running) -> None:
 
 
 def test_server_side_apply(api: Running) -> None:
-    def apply(manager: str, spec: dict[str, Any], **query: str) -> Any:
+    def apply(manager: str, spec: dict[str, Any], **query: Any) -> Any:
         body = {"apiVersion": "ray.io/v1", "kind": "RayCluster", "metadata": {"name": "a"}, "spec": spec}
         return api.send("PATCH", f"{CLUSTERS}/a", body, kind=APPLY, fieldManager=manager, **query)
 
@@ -201,7 +201,8 @@ def test_an_update_takes_ownership(api: Running) -> None:
 def test_lists_come_in_pages(api: Running) -> None:
     for at in range(5):
         api.send("POST", MAPS, thing(f"m{at}", metadata={"labels": {"odd": str(at % 2)}}))
-    names, query, sizes = [], {"limit": "2"}, []
+    query: dict[str, Any] = {"limit": "2"}
+    names, sizes = [], []
     while True:
         page = api.get(MAPS, **query)
         names += [one["metadata"]["name"] for one in page["items"]]
