@@ -5,19 +5,20 @@ Made once and kept, so that a kubeconfig in use stays right; the certificate is 
 """
 
 import base64
-import ipaddress
 import json
 import os
 import secrets
 import ssl
-from datetime import UTC, datetime, timedelta
+import subprocess
+import sys
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from krayne_sandbox.certificates import LIFE, SEPARATOR
+
 CONTEXT: Final = "krayne-sandbox"
-LIFE: Final = timedelta(days=3650)
-RENEW_BEFORE: Final = timedelta(days=30)
-NAMES: Final = ("localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc")
+RENEW_BEFORE: Final = 30 * 86400.0  # seconds before the certificate ends
+MAKING_SECONDS: Final = 60.0  # for two keys and two signatures, on any machine
 
 
 class Credentials(NamedTuple):
@@ -33,15 +34,25 @@ def credentials(home: Path, now: float) -> Credentials:
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     home.chmod(0o700)
     ca, server, token, ends = home / "ca.crt", home / "server.pem", home / "token", home / "ends"
-    whole = ca.exists() and server.exists() and _number(ends) > now + RENEW_BEFORE.total_seconds()
+    whole = ca.exists() and server.exists() and _number(ends) > now + RENEW_BEFORE
     if not whole:
-        authority, certificate = _certificates(now)
+        authority, certificate = _made(now)
         write_private(ca, authority)
         write_private(server, certificate)
-        write_private(ends, str(int(now + LIFE.total_seconds())).encode())
+        write_private(ends, str(int(now + LIFE)).encode())
     if not token.exists() or not token.read_text().strip():
         write_private(token, secrets.token_urlsafe(32).encode())
     return Credentials(ca, server, token.read_text().strip())
+
+
+def _made(now: float) -> tuple[bytes, bytes]:
+    """In a process of its own: the library for it would stay in memory, 10 MB for a moment in ten years."""
+    words = [sys.executable, "-m", "krayne_sandbox.certificates", str(now)]
+    done = subprocess.run(words, capture_output=True, timeout=MAKING_SECONDS, check=False)  # noqa: S603 our own module
+    authority, _, certificate = done.stdout.partition(SEPARATOR)
+    if done.returncode or not certificate:
+        raise OSError(f"the sandbox's certificates cannot be made: {done.stderr.decode(errors='replace')[-500:]}")
+    return authority, certificate
 
 
 def _number(path: Path) -> int:
@@ -86,51 +97,3 @@ def write_private(path: Path, data: bytes) -> None:
     except OSError:
         fresh.unlink(missing_ok=True)
         raise
-
-
-def _certificates(now: float) -> tuple[bytes, bytes]:
-    """A new authority's certificate, and the server's certificate with its key, as PEM."""
-    # Imported here: it is 8 MB of memory, for a moment in ten years.
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    def named(text: str) -> x509.Name:
-        return x509.Name([x509.NameAttribute(x509.oid.NameOID.COMMON_NAME, text)])
-
-    start = datetime.fromtimestamp(now, UTC) - timedelta(hours=1)  # clocks differ
-    root_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
-
-    def builder(subject: str, public: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
-        return (
-            x509.CertificateBuilder()
-            .subject_name(named(subject))
-            .issuer_name(named("krayne sandbox CA"))
-            .public_key(public)
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(start)
-            .not_valid_after(datetime.fromtimestamp(now, UTC) + LIFE)
-            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(root_key.public_key()), critical=False)
-        )
-
-    usage = x509.KeyUsage(True, False, False, False, False, True, True, False, False)
-    root = (
-        builder("krayne sandbox CA", root_key.public_key())
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(root_key.public_key()), critical=False)
-        .add_extension(usage, critical=True)
-        .sign(root_key, hashes.SHA256())
-    )
-    addresses = [x509.IPAddress(ipaddress.ip_address(one)) for one in ("127.0.0.1", "::1")]
-    leaf = (
-        builder("krayne sandbox", key.public_key())
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(x509.SubjectAlternativeName([*(x509.DNSName(one) for one in NAMES), *addresses]), critical=False)
-        .add_extension(x509.ExtendedKeyUsage([x509.oid.ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-        .sign(root_key, hashes.SHA256())
-    )
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    pem = serialization.Encoding.PEM
-    return root.public_bytes(pem), leaf.public_bytes(pem) + private

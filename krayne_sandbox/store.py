@@ -8,8 +8,9 @@ import random
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final
+from typing import Final
 
+from krayne_sandbox.core.comparing import check_record, same, spec_of
 from krayne_sandbox.core.meta import (
     Json,
     copied,
@@ -157,7 +158,7 @@ class Store:
     def update(self, kind: Kind, thing: Json, *, subresource: str = "") -> Json:
         """Replace an object, or its status alone. Raises StatusError 404, 409."""
         old, new = self.merged(kind, thing, subresource=subresource)
-        if _same(old, new):
+        if same(old, new):
             return dict(copied(old))
         self._commit(kind, MODIFIED, new, old)
         self._settle(kind, new)
@@ -189,7 +190,7 @@ class Store:
             new.pop("status", None)
             if "status" in old:
                 new["status"] = copied(old["status"])
-        if kind in WITH_GENERATION and _spec(new) != _spec(old):
+        if kind in WITH_GENERATION and spec_of(new) != spec_of(old):
             meta["generation"] = int(meta.get("generation") or 0) + 1
         return old, new
 
@@ -253,7 +254,9 @@ class Store:
         if propagation == "Foreground" and FOREGROUND not in finalizers(new) and self._blockers(meta["uid"]):
             meta["finalizers"] = [*finalizers(new), FOREGROUND]
         may_go = not finalizers(new) and not seconds and not (kind == NAMESPACES and self._inside(meta["name"]))
-        if not may_go and not _same(old, new):
+        if may_go and kind != PODS:
+            return copied(old), True
+        if not may_go and not same(old, new):
             self._commit(kind, MODIFIED, new, old)
         return new, may_go
 
@@ -359,15 +362,13 @@ class Store:
     def _check_preconditions(self, kind: Kind, old: Json, uid: str, version: str, *, deleting: bool = False) -> None:
         meta = old["metadata"]
         name = str(meta["name"])
+        if deleting:
+            check_record(kind, meta, uid, version)
         if uid and uid != meta["uid"]:
             why = f"Precondition failed: UID in precondition: {uid}, UID in object meta: {meta['uid']}"
             raise conflict(kind, name, why)
         if version and version != meta["resourceVersion"]:
-            why = (
-                f"Precondition failed: ResourceVersion in precondition: {version}, "
-                f"ResourceVersion in object meta: {meta['resourceVersion']}"
-            )
-            raise conflict(kind, name, why if deleting else "")
+            raise conflict(kind, name)
 
     def _dressed(self, kind: Kind, thing: Json) -> Json:
         new: Json = {"kind": kind.kind, "apiVersion": kind.api_version, **copied(thing)}
@@ -424,20 +425,6 @@ class Store:
 
 def _key(kind: Kind, namespace: str, name: str) -> Key:
     return (namespace if kind.namespaced else "", name)
-
-
-def _spec(thing: Json) -> Json:
-    return {key: one for key, one in thing.items() if key not in {"metadata", "status", "kind", "apiVersion"}}
-
-
-def _same(old: Json, new: Json) -> bool:
-    """Whether nothing but the version differs."""
-    return _versionless(old) == _versionless(new)
-
-
-def _versionless(thing: Json) -> Json:
-    meta: dict[str, Any] = {key: one for key, one in thing["metadata"].items() if key != "resourceVersion"}
-    return {**thing, "metadata": meta}
 
 
 __all__ = ["Change", "FellBehindError", "Json", "Kind", "StatusError", "Store", "Subscription"]

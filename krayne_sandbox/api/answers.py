@@ -10,7 +10,7 @@ from krayne_sandbox.core.meta import Json
 from krayne_sandbox.core.rules import Rules
 from krayne_sandbox.core.statuses import StatusError
 from krayne_sandbox.core.tables import columns_of, table
-from krayne_sandbox.kinds import Kind
+from krayne_sandbox.kinds import CRDS, RAYCLUSTERS, Kind
 
 
 class Form(NamedTuple):
@@ -73,7 +73,9 @@ def formed_list(form: Form, rules: Rules, kind: Kind, things: Sequence[Json], me
         return {**made, "metadata": meta}
     if form.is_partial:
         head = {"kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1"}
-        return {**head, "metadata": meta, "items": [partial(one) for one in things]}
+        return {**head, "metadata": meta, "items": [partial(one) for one in things] or None}
+    if kind not in {RAYCLUSTERS, CRDS}:  # a list says it once, except for custom resources
+        things = [{key: value for key, value in one.items() if key not in {"kind", "apiVersion"}} for one in things]
     return {"kind": f"{kind.kind}List", "apiVersion": kind.api_version, "metadata": meta, "items": list(things)}
 
 

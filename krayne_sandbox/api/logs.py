@@ -13,7 +13,10 @@ from krayne_sandbox.store import Store
 async def log(request: web.Request, target: Target, store: Store, node: Node) -> web.StreamResponse:
     """Stream one container's log."""
     query = request.query
-    container = _container(store.get(target.kind, target.namespace, target.name), query.get("container", ""))
+    pod = store.get(target.kind, target.namespace, target.name)
+    container = _container(pod, query.get("container", ""))
+    if not (pod.get("spec") or {}).get("nodeName"):
+        return web.Response(text="")  # nobody runs it yet
     since = seconds_of(query.get("sinceTime"))
     if (ago := number(query, "sinceSeconds")) is not None:
         since = store.now - ago

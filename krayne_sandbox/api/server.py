@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
 
+import anyio.to_thread
 from aiohttp import web
 
 from krayne_sandbox import pki
@@ -25,9 +26,9 @@ from krayne_sandbox.api.reading import Reader
 from krayne_sandbox.api.writing import Writer
 from krayne_sandbox.core.meta import Json
 from krayne_sandbox.core.rules import Rules
-from krayne_sandbox.core.statuses import StatusError, not_allowed, unauthorized, unknown_path
+from krayne_sandbox.core.statuses import StatusError, UnknownPathError, bad_request, not_allowed, unauthorized
 from krayne_sandbox.definitions import ray_definition
-from krayne_sandbox.kinds import CRDS
+from krayne_sandbox.kinds import CRDS, RAYCLUSTERS
 from krayne_sandbox.node.face import Node
 from krayne_sandbox.store import Store
 
@@ -50,7 +51,7 @@ class Served(NamedTuple):
 @asynccontextmanager
 async def serving(store: Store, node: Node, *, home: Path, port: int = 0) -> AsyncIterator[Served]:
     """Serve while entered. Port 0: that of the last time, else a free one. Raises OSError when it is taken."""
-    known = pki.credentials(home, time.time())
+    known = await anyio.to_thread.run_sync(pki.credentials, home, time.time())
     wanted = port or _last_port(home)
     runner = web.AppRunner(
         application(store, node, known.token), access_log=None, handle_signals=False, shutdown_timeout=SHUTDOWN_SECONDS,
@@ -119,6 +120,8 @@ class Api:
             return await self._answer(request)
         except StatusError as error:
             return refuse(error)
+        except UnknownPathError:
+            return web.Response(text="404 page not found\n", status=404)
         except ConnectionResetError:
             return web.Response()  # the client has left: nobody reads this
 
@@ -136,7 +139,7 @@ class Api:
         if path.rstrip("/") in _REVIEWS and request.method == "POST":
             return await self._review(request)
         if request.method not in {"GET", "HEAD"}:
-            raise unknown_path()
+            raise UnknownPathError
         if (found := discover(request)) is not None:
             return found
         return self._openapi(path)
@@ -151,7 +154,7 @@ class Api:
             return reply(openapi.index(self._rules))
         document = openapi.document(path.removeprefix("/openapi/v3/"), self._rules)
         if not path.startswith("/openapi/v3/") or not document["paths"]:
-            raise unknown_path()
+            raise UnknownPathError
         return reply(document)
 
     async def _object(self, request: web.Request, target: Target) -> web.StreamResponse:
@@ -168,6 +171,8 @@ class Api:
             return self._reader.list(request, target)
         if target.kind != target.stored or (target.kind == CRDS and method != "GET"):
             raise not_allowed()
+        if target.name and method == "POST" and target.kind == RAYCLUSTERS and not target.subresource:
+            target = target._replace(name="")  # Kubernetes takes it for custom resources
         if target.name:
             verbs = {"PUT": self._writer.update, "PATCH": self._writer.patch, "DELETE": self._writer.delete}
             if target.subresource:
@@ -179,7 +184,9 @@ class Api:
         return await verbs[method](request, target)
 
     async def _subresource(self, request: web.Request, target: Target) -> web.StreamResponse:
-        self._store.get(target.kind, target.namespace, target.name)
+        found = self._store.get(target.kind, target.namespace, target.name)
+        if target.subresource in {"exec", "portforward"} and not (found.get("spec") or {}).get("nodeName"):
+            raise bad_request(f"pod {target.name} does not have a host assigned")
         if target.subresource == "log" and request.method == "GET":
             return await log(request, target, self._store, self._node)
         if target.subresource == "portforward" and request.method in {"GET", "POST"}:

@@ -24,7 +24,7 @@ from krayne_sandbox.api.paths import Target
 from krayne_sandbox.core.meta import Json, copied, generated, metadata, name_of, stamp
 from krayne_sandbox.core.ownership import APPLY, UPDATE, Applied, Manager, after_update, applied, spelled
 from krayne_sandbox.core.patches import json_patch, merge, strategic
-from krayne_sandbox.core.rules import Rules, check_form
+from krayne_sandbox.core.rules import Rules, admitted, check_form
 from krayne_sandbox.core.statuses import (
     Cause,
     StatusError,
@@ -39,6 +39,8 @@ from krayne_sandbox.store import Store
 
 # Their delete answers with the object, as those of Kubernetes do.
 RETURNED: Final = frozenset({PODS, SERVICES})
+REQUIRED: Final = "FieldValueRequired"
+UNSUPPORTED: Final = "FieldValueNotSupported"
 SERVICE_NETWORK: Final = "10.96"
 PATCHES: Final = (JSON_PATCH, MERGE_PATCH, STRATEGIC_PATCH, APPLY_PATCH)
 
@@ -66,6 +68,7 @@ class Writer:
         return self._answer(request, target, self._created(request, target.kind, made), 201, warnings)
 
     def _created(self, request: web.Request, kind: Kind, thing: Json) -> Json:
+        admitted(kind, thing)
         if kind == SERVICES:
             _give_address(thing)
         if is_dry(request.query):
@@ -85,7 +88,7 @@ class Writer:
             fault = Cause(
                 "FieldValueInvalid", "Invalid value: 0: must be specified for an update", "metadata.resourceVersion"
             )
-            raise invalid(target.kind, target.name, [fault])
+            raise invalid(target.kind, target.name, [fault], of=target.kind.plural)
         return self._replace(request, target, thing, self._manager(request, UPDATE, target.subresource))
 
     def _replace(self, request: web.Request, target: Target, thing: Json, manager: Manager) -> web.Response:
@@ -134,7 +137,9 @@ class Writer:
         check_form(target.kind, config)
         query = request.query
         if not query.get("fieldManager"):
-            raise invalid_options("fieldManager: Required value: is required for apply patch")
+            raise invalid_options(
+                "PatchOptions", REQUIRED, "Required value: is required for apply patch", "fieldManager"
+            )
         thing = _homed(target, config)
         if not thing.get("kind") or not thing.get("apiVersion"):
             raise bad_request("Object 'Kind' is missing" if not thing.get("kind") else "Object 'apiVersion' is missing")
@@ -146,11 +151,16 @@ class Writer:
         if metadata(thing).get("managedFields"):
             raise bad_request("metadata.managedFields must be nil")
         manager = self._manager(request, APPLY, target.subresource)
+        if target.subresource:
+            thing = {key: one for key, one in thing.items() if key in {"apiVersion", "kind", "metadata", "status"}}
+        elif target.kind in WITH_STATUS:
+            thing.pop("status", None)
         live = self._store.find(target.kind, target.namespace, target.name)
         shape = self._rules.shape(target.kind)
-        warnings = self._strict(request, target.kind, thing)
+        if unknown := self._rules.prepared(target.kind, thing, new=False).unknown:
+            raise _undeclared(target, str(metadata(config).get("namespace") or ""), unknown)
         if live is None:
-            return self._apply_new(request, target, thing, manager, warnings)
+            return self._apply_new(request, target, thing, manager)
         asked = str(metadata(thing).pop("resourceVersion", "") or "")
         done = applied(shape, live, thing, manager, self._stamp())
         if done.clashes and not is_true(query, "force"):
@@ -164,18 +174,16 @@ class Writer:
         same = _but_owners(old) == _but_owners(new) and _owned(old) == _owned(new)
         if not same and not is_dry(query):
             new = self._store.update(target.kind, new, subresource=_written(target))
-        return self._answer(request, target, old if same else new, 200, warnings)
+        return self._answer(request, target, old if same else new, 200, [])
 
-    def _apply_new(
-        self, request: web.Request, target: Target, thing: Json, manager: Manager, warnings: list[str]
-    ) -> web.Response:
+    def _apply_new(self, request: web.Request, target: Target, thing: Json, manager: Manager) -> web.Response:
         if target.subresource:
             self._store.get(target.kind, target.namespace, target.name)
         metadata(thing).pop("resourceVersion", None)
         done = applied(self._rules.shape(target.kind), {"metadata": {}}, thing, manager, self._stamp())
         made = self._rules.prepared(target.kind, {**done.thing, "metadata": {**done.thing["metadata"]}}, new=True).thing
         self._rules.check(target.kind, made, None)
-        return self._answer(request, target, self._created(request, target.kind, made), 201, warnings)
+        return self._answer(request, target, self._created(request, target.kind, made), 201, [])
 
     # Delete.
 
@@ -221,10 +229,11 @@ class Writer:
         conditions, grace = options.get("preconditions") or {}, options.get("gracePeriodSeconds")
         policy = str(options.get("propagationPolicy") or "Background")
         if policy not in {"Background", "Foreground", "Orphan"}:
-            raise invalid_options(f'propagationPolicy: Unsupported value: "{policy}": supported values: "Background", '
-                                  '"Foreground", "Orphan"')  # fmt: skip
+            said = f'Unsupported value: "{policy}": supported values: "Foreground", "Background", "Orphan", "nil"'
+            raise invalid_options("DeleteOptions", UNSUPPORTED, said, "propagationPolicy")
         if grace is not None and (not isinstance(grace, int) or grace < 0):
-            raise invalid_options("gracePeriodSeconds: Invalid value: must be a number that is not negative")
+            said = "Invalid value: must be a number that is not negative"
+            raise invalid_options("DeleteOptions", "FieldValueInvalid", said, "gracePeriodSeconds")
         return self._store.delete(
             target.kind, target.namespace, name,
             uid=str(conditions.get("uid") or ""), version=str(conditions.get("resourceVersion") or ""),
@@ -235,10 +244,7 @@ class Writer:
 
     def _prepared(self, request: web.Request, kind: Kind, thing: Json, *, new: bool) -> tuple[Json, list[str]]:
         made = self._rules.prepared(kind, thing, new=new)
-        return made.thing, _unknown(request, made.unknown)
-
-    def _strict(self, request: web.Request, kind: Kind, thing: Json) -> list[str]:
-        return _unknown(request, self._rules.prepared(kind, thing, new=False).unknown)
+        return made.thing, _unknown(request, kind, made.unknown)
 
     def _manager(self, request: web.Request, operation: str, subresource: str = "") -> Manager:
         agent = request.headers.get("User-Agent", "").partition("/")[0].partition(" ")[0]
@@ -254,9 +260,13 @@ class Writer:
         return reply(made, status, warnings)
 
 
-def invalid_options(why: str) -> StatusError:
+def invalid_options(options: str, reason: str, why: str, field: str) -> StatusError:
     """The request's own options are wrong."""
-    return StatusError(HTTPStatus.UNPROCESSABLE_ENTITY, "Invalid", f'Options.meta.k8s.io "" is invalid: {why}', {})
+    details = {
+        "group": "meta.k8s.io", "kind": options, "causes": [{"reason": reason, "message": why, "field": field}],
+    }  # fmt: skip
+    text = f'{options}.meta.k8s.io "" is invalid: {field}: {why}'
+    return StatusError(HTTPStatus.UNPROCESSABLE_ENTITY, "Invalid", text, details)
 
 
 def _homed(target: Target, sent: Json) -> Json:
@@ -274,17 +284,24 @@ def _written(target: Target) -> str:
     return "status" if target.subresource == "status" else ""
 
 
-def _unknown(request: web.Request, unknown: list[str]) -> list[str]:
+def _unknown(request: web.Request, kind: Kind, unknown: list[str]) -> list[str]:
     """Fields nobody knows: refused, told or dropped, as the client asks."""
     how = request.query.get("fieldValidation") or "Warn"
     if how not in {"Warn", "Strict", "Ignore"}:
-        raise invalid_options(
-            f'fieldValidation: Unsupported value: "{how}": supported values: "Ignore", "Strict", "Warn"'
-        )
+        why = f'Unsupported value: "{how}": supported values: "Ignore", "Strict", "Warn"'
+        options = {"POST": "CreateOptions", "PUT": "UpdateOptions"}.get(request.method, "PatchOptions")
+        raise invalid_options(options, UNSUPPORTED, why, "fieldValidation")
     said = [f'unknown field "{one}"' for one in unknown]
     if said and how == "Strict":
-        raise bad_request(f"strict decoding error: {', '.join(said)}")
+        head = f'{kind.kind} in version "{kind.version}" cannot be handled as a {kind.kind}'
+        raise bad_request(f"{head}: strict decoding error: {', '.join(said)}")
     return said if how == "Warn" else []
+
+
+def _undeclared(target: Target, namespace: str, unknown: list[str]) -> StatusError:
+    where = f"{namespace}/{target.name}; {target.kind.api_version}, Kind={target.kind.kind}"
+    said = "\n".join(f".{one}: field not declared in schema" for one in unknown)
+    return StatusError(HTTPStatus.INTERNAL_SERVER_ERROR, "", f"failed to create typed patch object ({where}): {said}")
 
 
 def _but_owners(thing: Json) -> Json:

@@ -38,6 +38,7 @@ class Owned(NamedTuple):
 
 
 Owners = dict[Manager, Owned]
+FIRST: Final = Manager("before-first-apply", UPDATE)  # who owns what was there before anybody applied
 
 
 class Clash(NamedTuple):
@@ -100,6 +101,8 @@ def _values(shape: Shape, thing: Json) -> dict[Path, Any]:
             continue
         if key == "metadata" and isinstance(one, dict):
             one = {name: inner for name, inner in one.items() if name not in UNOWNED}
+            if not one:
+                continue
         walk(shape.field(key), one, (f"f:{key}",))
     return found
 
@@ -115,17 +118,8 @@ def difference(shape: Shape, old: Json, new: Json) -> Difference:
     """Which fields an update wrote and which it took away."""
     was, now = _values(shape, old), _values(shape, new)
     written = {path for path, one in now.items() if path not in was or (one is not None and was[path] != one)}
-    # A field that only holds others is never owned; a map or a keyed item is, from when it came.
-    written = {path for path in written if now[path] is not None or _is_container(shape, path)}
+    written -= shape.fixed
     return Difference(frozenset(written), frozenset(path for path in was if path not in now))
-
-
-def _is_container(shape: Shape, path: Path) -> bool:
-    if path[-1].startswith("k:"):
-        return True
-    for step in path:
-        shape = shape.field(step[2:]) if step.startswith("f:") else shape.item()
-    return shape.is_map or shape.kind in {LISTMAP, SET} or path[-1] in {"f:labels", "f:annotations"}
 
 
 # What managers own.
@@ -194,6 +188,9 @@ def after_update(shape: Shape, old: Json | None, new: Json, manager: Manager, no
     """Note in `new` who wrote what in a create, an update or a patch that is no apply."""
     changed = difference(shape, old or {}, new)
     owners = read_owners(old) if old is not None else {}
+    if old is not None and not owners:
+        new["metadata"].pop("managedFields", None)
+        return  # nobody kept the books before: they begin with the first apply
     if manager.subresource != "status":
         changed = _without_status(changed)
     touched = changed.written | changed.removed
@@ -225,6 +222,8 @@ def applied(shape: Shape, live: Json, config: Json, manager: Manager, now: str) 
     wanted = {key: one for key, one in config.items() if key not in {"apiVersion", "kind"}}
     mine = frozenset(fields_of(shape, wanted))
     owners = read_owners(live)
+    if not owners and metadata(live).get("uid"):
+        owners[FIRST] = Owned(difference(shape, {}, live).written, now, str(live.get("apiVersion") or ""))
     before = owners.pop(manager, Owned(frozenset(), now, ""))
     merged = _merged(shape, live, wanted)
     changed = difference(shape, live, merged).written

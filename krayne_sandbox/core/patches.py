@@ -78,7 +78,9 @@ def _test(document: Any, path: Sequence[str], value: Any, said: str) -> None:
 
 
 def _unprocessable(why: str) -> StatusError:
-    text = f"the server rejected our request due to an error in our request: {why}"
+    text = "the server rejected our request due to an error in our request"  # Kubernetes says no more
+    if why.startswith("add operation"):
+        text = why
     return StatusError(HTTPStatus.UNPROCESSABLE_ENTITY, "Invalid", text, {})
 
 
@@ -158,15 +160,15 @@ def _strategic_object(shape: Shape, target: Any, patch: Json) -> Any:
 def _strategic_list(shape: Shape, target: list[Any], patch: list[Any]) -> list[Any]:
     if any(isinstance(one, dict) and one.get(DIRECTIVE) == "replace" for one in patch):
         return [copied(one) for one in patch if not (isinstance(one, dict) and DIRECTIVE in one)]
-    found: list[Any] = copied(target)
-    for one in patch:
-        key = shape.key_of(one)
-        at = next((at for at, other in enumerate(found) if shape.key_of(other) == key), None)
-        made = strategic(shape.item(), None if at is None else found[at], one)
-        if at is None and made is not None:
+    places = {shape.key_of(one): at for at, one in enumerate(target)}
+    patched = {shape.key_of(one): one for one in patch}
+    left = [(at, copied(one)) for at, one in enumerate(target) if shape.key_of(one) not in patched]
+    found: list[Any] = []
+    for key, one in patched.items():
+        at = places.get(key, -1)  # what is new comes before what only the server knows
+        while left and left[0][0] < at:
+            found.append(left.pop(0)[1])
+        made = strategic(shape.item(), None if at < 0 else target[at], one)
+        if made is not None:
             found.append(made)
-        elif at is not None and made is None:
-            del found[at]
-        elif at is not None:
-            found[at] = made
-    return found
+    return found + [one for _, one in left]

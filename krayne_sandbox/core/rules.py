@@ -3,26 +3,43 @@
 RayClusters by KubeRay's own schema; pods and services by the few rules clients of a sandbox meet.
 """
 
+import base64
 import json
+import re
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
 from krayne_sandbox.core import schema as schemas
 from krayne_sandbox.core.meta import NAME_LIMIT, Json, copied, is_name, metadata, name_of
-from krayne_sandbox.core.shapes import CONDITIONS, METADATA, SERVICE_PORTS, Shape
+from krayne_sandbox.core.selectors import KEY, VALUE
+from krayne_sandbox.core.shapes import CONDITIONS, FIXED, METADATA, SERVICE_PORTS, Shape
 from krayne_sandbox.core.statuses import Cause, StatusError, bad_request, invalid
-from krayne_sandbox.kinds import NODES, PODS, RAYCLUSTERS, SERVICES, Kind
+from krayne_sandbox.kinds import NODES, PODS, RAYCLUSTERS, SECRETS, SERVICES, Kind
 
 SUBDOMAIN_RULE: Final = (
     "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start "
     "and end with an alphanumeric character (e.g. 'example.com', regex used for validation is "
     "'[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')"
 )
+LABEL_LIMIT: Final = 63
+KEY_RULE: Final = (
+    "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric "
+    "character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is "
+    "'([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')"
+)
+LABEL_RULE: Final = (
+    "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start "
+    "and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation "
+    "is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')"
+)
 POD_RULE: Final = (
     "Forbidden: pod updates may not change fields other than `spec.containers[*].image`,"
     "`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing "
     "tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)"
 )
+# Fields of Go structs, which exist when they are empty.
+BUILT_IN_FIXED: Final = (("f:metadata",), ("f:spec",), ("f:status",), ("f:spec", "f:containers"))
+TOLERATED: Final = ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")  # for five minutes, by default
 POD_DEFAULTS: Final[Json] = {
     "restartPolicy": "Always", "terminationGracePeriodSeconds": 30, "dnsPolicy": "ClusterFirst",
     "securityContext": {}, "schedulerName": "default-scheduler", "enableServiceLinks": True,
@@ -63,17 +80,19 @@ class Rules(NamedTuple):
             known["spec"] = {"properties": {"ports": SERVICE_PORTS, "selector": {"x-kubernetes-map-type": "atomic"}}}
         if kind == NODES:
             known["spec"] = {"type": "object"}
-        return Shape({"properties": known})
+        return Shape({"properties": known, FIXED: BUILT_IN_FIXED})
 
     def prepared(self, kind: Kind, thing: Json, *, new: bool) -> Prepared:
         """Pruned and defaulted. Raises StatusError 400 for what has not even the right form."""
         check_form(kind, thing)
         if kind == RAYCLUSTERS:
             return self._prepared_ray(thing)
-        if new and kind == PODS:
-            return Prepared(_pod(thing), [])
-        if new and kind == SERVICES:
-            return Prepared(_service(thing), [])
+        if kind == PODS:
+            return Prepared(_pod(thing, new=new), [])
+        if kind == SERVICES:
+            return Prepared(_service(thing, new=new), [])
+        if kind == SECRETS:
+            return Prepared(_secret(thing), [])
         return Prepared(copied(thing), [])
 
     def _prepared_ray(self, thing: Json) -> Prepared:
@@ -99,7 +118,7 @@ class Rules(NamedTuple):
         bare = {key: one for key, one in thing.items() if key != "metadata"}
         found = schemas.faults(self.ray, bare)
         if found:
-            return [*found, schemas.UNCHECKED]
+            return [*found, schemas.UNCHECKED] if any(one.reason in schemas.BLOCKING for one in found) else found
         return schemas.rule_faults(self.ray, bare, before)
 
 
@@ -109,6 +128,10 @@ def check_form(kind: Kind, thing: Any) -> None:
         raise bad_request("the object provided is unrecognized (must be of type Kubernetes object)")
     said, version = thing.get("kind"), thing.get("apiVersion")
     if said not in (None, "", kind.kind) or version not in (None, "", kind.api_version):
+        if kind.group and version != kind.api_version:
+            raise bad_request(
+                f"the API version in the data ({version}) does not match the expected API version ({kind.api_version})"
+            )
         raise bad_request(f'{said} in version "{version}" cannot be handled as a {kind.kind}: no kind "{said}" is '
                           f'registered for version "{version}"')  # fmt: skip
     meta = thing.get("metadata", {})
@@ -145,14 +168,24 @@ def _meta_faults(thing: Json) -> Iterator[Cause]:
         )
     elif not is_name(name):
         yield Cause("FieldValueInvalid", f'Invalid value: "{name}": {SUBDOMAIN_RULE}', "metadata.name")
+    for key, value in (meta.get("labels") or {}).items():
+        if len(key.rpartition("/")[2]) > LABEL_LIMIT or not re.fullmatch(KEY, key):
+            yield Cause("FieldValueInvalid", f'Invalid value: "{key}": {KEY_RULE}', "metadata.labels")
+        if len(value) > LABEL_LIMIT:
+            said = f'Invalid value: "{value}": must be no more than {LABEL_LIMIT} bytes'
+            yield Cause("FieldValueInvalid", said, "metadata.labels")
+        elif not re.fullmatch(VALUE, value):
+            yield Cause("FieldValueInvalid", f'Invalid value: "{value}": {LABEL_RULE}', "metadata.labels")
 
 
 # Pods and services.
 
 
-def _pod(thing: Json) -> Json:
+def _pod(thing: Json, *, new: bool) -> Json:
     found = copied(thing)
-    spec = found["spec"] = {**POD_DEFAULTS, **(found.get("spec") or {})}
+    spec = found["spec"] = {**copied(POD_DEFAULTS), **(found.get("spec") or {})}
+    if spec.get("serviceAccountName"):
+        spec.setdefault("serviceAccount", spec["serviceAccountName"])
     for container in [*(spec.get("containers") or ()), *(spec.get("initContainers") or ())]:
         if isinstance(container, dict):
             image = str(container.get("image") or "")
@@ -162,8 +195,24 @@ def _pod(thing: Json) -> Json:
                 container.setdefault(key, copied(one))
             for port in container.get("ports") or ():
                 port.setdefault("protocol", "TCP")
-    found["status"] = {"phase": "Pending", "qosClass": _quality(spec)}
+    if new:
+        found["status"] = {"phase": "Pending", "qosClass": _quality(spec)}
     return dict(found)
+
+
+def admitted(kind: Kind, thing: Json) -> None:
+    """What admission adds to a new object after who wrote what is noted, in place."""
+    if kind == PODS:
+        spec = thing["spec"]
+        spec.setdefault("priority", 0)
+        spec.setdefault("preemptionPolicy", "PreemptLowerPriority")
+        known = {str(one.get("key")) for one in spec.get("tolerations") or ()}
+        more = [{"key": one, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300}
+                for one in TOLERATED if one not in known]  # fmt: skip
+        spec["tolerations"] = [*(spec.get("tolerations") or ()), *more]
+    if kind == SERVICES and thing["spec"].get("type") != "ExternalName":
+        thing["spec"].setdefault("ipFamilies", ["IPv4"])
+        thing["spec"].setdefault("ipFamilyPolicy", "SingleStack")
 
 
 def _quality(spec: Json) -> str:
@@ -197,17 +246,28 @@ def _fixed(spec: Json) -> Json:
     return found
 
 
-def _service(thing: Json) -> Json:
+def _service(thing: Json, *, new: bool) -> Json:
     found = copied(thing)
     spec = found["spec"] = {
         "type": "ClusterIP", "sessionAffinity": "None", "internalTrafficPolicy": "Cluster",
-        "ipFamilies": ["IPv4"], "ipFamilyPolicy": "SingleStack", **(found.get("spec") or {}),
+        **(found.get("spec") or {}),
     }  # fmt: skip
     for port in spec.get("ports") or ():
         if isinstance(port, dict):
             port.setdefault("protocol", "TCP")
             port.setdefault("targetPort", port.get("port"))
-    found["status"] = {"loadBalancer": {}}
+    if new:
+        found["status"] = {"loadBalancer": {}}
+    return dict(found)
+
+
+def _secret(thing: Json) -> Json:
+    found = copied(thing)
+    plain = found.pop("stringData", None) or {}
+    if plain:
+        coded = {key: base64.b64encode(str(one).encode()).decode() for key, one in plain.items()}
+        found["data"] = {**(found.get("data") or {}), **coded}
+    found.setdefault("type", "Opaque")
     return dict(found)
 
 

@@ -16,6 +16,10 @@ PRESERVE: Final = "x-kubernetes-preserve-unknown-fields"
 INT_OR_STRING: Final = "x-kubernetes-int-or-string"
 RULES: Final = "x-kubernetes-validations"
 INTEGERS: Final = {"int32": 2**31, "int64": 2**63}
+# With one of these faults, the rules are not looked at.
+BLOCKING: Final = frozenset(
+    {"FieldValueNotSupported", "FieldValueRequired", "FieldValueTooLong", "FieldValueTooMany", "FieldValueTypeInvalid"}
+)
 UNCHECKED: Final = Cause(
     "FieldValueInvalid",
     "Invalid value: null: some validation rules were not checked because the object was invalid; "
@@ -62,6 +66,8 @@ def default(schema: Json, value: Any) -> None:
     for key, inner in known.items():
         if "default" in inner and (key not in value or (value[key] is None and not inner.get("nullable"))):
             value[key] = copied(inner["default"])
+        elif key in value and value[key] is None and not inner.get("nullable"):
+            del value[key]
     for key, one in value.items():
         default(known.get(key) or (rest if isinstance(rest, dict) else {}), one)
 

@@ -11,12 +11,12 @@ from krayne_sandbox.kinds import EVENTS, NAMESPACES, PODS, SECRETS, Kind
 Test = Callable[[Json], bool]
 LabelTest = Callable[[Mapping[str, str]], bool]
 
-_KEY: Final = r"(?:[A-Za-z0-9](?:[-A-Za-z0-9.]*[A-Za-z0-9])?/)?[A-Za-z0-9](?:[-A-Za-z0-9_.]*[A-Za-z0-9])?"
-_VALUE: Final = r"(?:[A-Za-z0-9](?:[-A-Za-z0-9_.]*[A-Za-z0-9])?)?"
-_SET: Final = re.compile(rf"({_KEY})\s+(in|notin)\s*\(([^()]*)\)")
-_COMPARED: Final = re.compile(rf"({_KEY})\s*(==|=|!=|>|<)\s*({_VALUE})")
-_EXISTS: Final = re.compile(rf"(!?)\s*({_KEY})")
-_ONE_VALUE: Final = re.compile(_VALUE)
+KEY: Final = r"(?:[A-Za-z0-9](?:[-A-Za-z0-9.]*[A-Za-z0-9])?/)?[A-Za-z0-9](?:[-A-Za-z0-9_.]*[A-Za-z0-9])?"
+VALUE: Final = r"(?:[A-Za-z0-9](?:[-A-Za-z0-9_.]*[A-Za-z0-9])?)?"
+_SET: Final = re.compile(rf"({KEY})\s+(in|notin)\s*\(([^()]*)\)")
+_COMPARED: Final = re.compile(rf"({KEY})\s*(==|=|!=|>|<)\s*({VALUE})")
+_EXISTS: Final = re.compile(rf"(!?)\s*({KEY})")
+_ONE_VALUE: Final = re.compile(VALUE)
 # A comma inside the parentheses of a set separates values, not requirements.
 _COMMA: Final = re.compile(r",(?![^(]*\))")
 

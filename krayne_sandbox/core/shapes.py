@@ -14,6 +14,7 @@ ATOMIC: Final = "atomic"
 LISTMAP: Final = "listmap"
 SET: Final = "set"
 _DEDUCED: Final[Json] = {}
+FIXED: Final = "x-krayne-fixed"
 
 OWNER_REFERENCES: Final = {
     "type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["uid"],
@@ -52,9 +53,9 @@ class Shape(NamedTuple):
         return GRANULAR
 
     @property
-    def is_map(self) -> bool:
-        """Whether its keys are data, not fields."""
-        return isinstance(self.schema.get("additionalProperties"), dict)
+    def fixed(self) -> frozenset[tuple[str, ...]]:
+        """Places that are there in the emptiest object, so that nobody owns them; said by the whole object's shape."""
+        return frozenset(self.schema.get(FIXED) or {("f:metadata",)})
 
     def field(self, name: str) -> "Shape":
         """The shape of one of its fields."""

@@ -28,6 +28,7 @@ class StatusError(Exception):
         self.reason = reason
         self.message = message
         self.details: Json = details or {}
+        self.has_details = details is not None
 
     @property
     def body(self) -> Json:
@@ -36,7 +37,8 @@ class StatusError(Exception):
             "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
             "message": self.message, "reason": self.reason, "details": self.details, "code": self.code,
         }  # fmt: skip
-        return {key: one for key, one in status.items() if one or key == "metadata"}
+        kept = {"metadata", "details"} if self.has_details else {"metadata"}
+        return {key: one for key, one in status.items() if one or key in kept}
 
 
 def _details(kind: Kind, name: str) -> Json:
@@ -49,12 +51,8 @@ def not_found(kind: Kind, name: str) -> StatusError:
     return StatusError(HTTPStatus.NOT_FOUND, "NotFound", f'{kind.resource} "{name}" not found', _details(kind, name))
 
 
-def unknown_path() -> StatusError:
-    """No such path or kind."""
-    return StatusError(
-        HTTPStatus.NOT_FOUND, "NotFound", "the server could not find the requested resource", {"causes": [
-            {"reason": "UnexpectedServerResponse", "message": "404 page not found"}]},
-    )  # fmt: skip
+class UnknownPathError(Exception):
+    """No such path or kind: a plain 404, as Kubernetes gives for paths that nothing serves."""
 
 
 def already_exists(kind: Kind, name: str) -> StatusError:
@@ -70,6 +68,13 @@ def conflict(kind: Kind, name: str, why: str = "") -> StatusError:
     return StatusError(HTTPStatus.CONFLICT, "Conflict", text, _details(kind, name))
 
 
+def not_the_one(kind: Kind, name: str, why: str) -> StatusError:
+    """A delete's precondition does not hold. Kubernetes says the kind here, not the resource."""
+    full = f"{kind.kind}.{kind.group}" if kind.group else kind.kind
+    text = f'Operation cannot be fulfilled on {full} "{name}": {why}'
+    return StatusError(HTTPStatus.CONFLICT, "Conflict", text, {**_details(kind, name), "kind": kind.kind})
+
+
 def forbidden(kind: Kind, name: str, why: str, causes: Sequence[Json] = ()) -> StatusError:
     """The API server's own rules forbid it."""
     details = _details(kind, name)
@@ -83,12 +88,13 @@ def bad_request(message: str) -> StatusError:
     return StatusError(HTTPStatus.BAD_REQUEST, "BadRequest", message)
 
 
-def invalid(kind: Kind, name: str, causes: Sequence[Cause]) -> StatusError:
+def invalid(kind: Kind, name: str, causes: Sequence[Cause], of: str = "") -> StatusError:
     """It breaks the schema or a rule; each field is named."""
     said = [f"{one.field}: {one.message}" for one in causes]
     listed = said[0] if len(said) == 1 else f"[{', '.join(said)}]"
-    full = f"{kind.kind}.{kind.group}" if kind.group else kind.kind
-    details: Json = {**_details(kind, name), "kind": kind.kind, "causes": [one._asdict() for one in causes]}
+    of = of or kind.kind
+    full = f"{of}.{kind.group}" if kind.group else of
+    details: Json = {**_details(kind, name), "kind": of, "causes": [one._asdict() for one in causes]}
     text = f'{full} "{name}" is invalid: {listed}'
     return StatusError(HTTPStatus.UNPROCESSABLE_ENTITY, "Invalid", text, details)
 
@@ -112,7 +118,7 @@ def unauthorized() -> StatusError:
 def not_allowed() -> StatusError:
     """A verb this path has not."""
     text = "the server does not allow this method on the requested resource"
-    return StatusError(HTTPStatus.METHOD_NOT_ALLOWED, "MethodNotAllowed", text)
+    return StatusError(HTTPStatus.METHOD_NOT_ALLOWED, "MethodNotAllowed", text, {})
 
 
 def unsupported_media(accepted: Sequence[str]) -> StatusError:

@@ -63,13 +63,11 @@ def test_its_files_are_private_and_stay_what_they_are(tmp_path: Path) -> None:
         ("POST", CLUSTERS, b"{}", "application/json", (422, "Invalid")),
         ("POST", CLUSTERS, b"{}", "application/x-unheard-of", (415, "UnsupportedMediaType")),
         ("POST", CLUSTERS, b" " * (3 * 1024 * 1024 + 1), "application/json", (413, "RequestEntityTooLarge")),
-        ("GET", "/apis/ray.io/v1/namespaces/default/unheardofs", None, "", (404, "NotFound")),
-        ("GET", "/apis/none.io/v1", None, "", (404, "NotFound")),
         ("GET", f"{CLUSTERS}/none", None, "", (404, "NotFound")),
         ("PATCH", f"{CLUSTERS}/none", b"{}", MERGE, (404, "NotFound")),
         ("PATCH", f"{CLUSTERS}/none", b"{}", STRATEGIC, (415, "UnsupportedMediaType")),
         ("PUT", CLUSTERS, b"{}", "application/json", (405, "MethodNotAllowed")),
-        ("POST", f"{CLUSTERS}/one", b"{}", "application/json", (405, "MethodNotAllowed")),
+        ("POST", f"{MAPS}/one", b"{}", "application/json", (405, "MethodNotAllowed")),
         ("DELETE", "/apis/ray.io/v1/rayclusters", None, "", (405, "MethodNotAllowed")),
         ("GET", f"{PODS}?fieldSelector=spec.none%3D1", None, "", (400, "BadRequest")),
         ("GET", f"{PODS}?labelSelector=a%20in", None, "", (400, "BadRequest")),
@@ -83,6 +81,12 @@ def test_what_is_refused(
     api: Running, method: str, path: str, body: bytes | None, kind: str, wanted: tuple[int, str]
 ) -> None:
     assert refusal(api.send(method, path, body, kind=kind)) == wanted
+
+
+@pytest.mark.parametrize("path", ["/apis/ray.io/v1/namespaces/default/unheardofs", "/apis/none.io/v1", "/none"])
+def test_a_path_that_nothing_serves_is_a_plain_404(api: Running, path: str) -> None:
+    answer = api.send("GET", path)
+    assert (answer.status, answer.data) == (404, b"404 page not found\n")
 
 
 def test_a_schema_violation_names_every_field(api: Running) -> None:
