@@ -7,12 +7,14 @@ from typing import Any, Final
 import yaml
 from aiohttp import web
 
+from krayne_sandbox.core import protobuf
 from krayne_sandbox.core.statuses import StatusError, bad_request, too_large, unsupported_media
 
 BODY_LIMIT: Final = 3 * 1024 * 1024  # as the API server's
 DEPTH_LIMIT: Final = 300  # of nested values, far above any object's and below what recursion takes
 JSON: Final = "application/json"
 YAML: Final = "application/yaml"
+PROTOBUF: Final = "application/vnd.kubernetes.protobuf"
 JSON_PATCH: Final = "application/json-patch+json"
 MERGE_PATCH: Final = "application/merge-patch+json"
 STRATEGIC_PATCH: Final = "application/strategic-merge-patch+json"
@@ -37,8 +39,13 @@ def media_type(request: web.Request) -> str:
 async def read_object(request: web.Request) -> Any:
     """The object of a create or an update."""
     kind = media_type(request)
+    if kind == PROTOBUF:
+        try:
+            return protobuf.decoded(await raw_body(request))
+        except ValueError as error:  # a UnicodeDecodeError is one
+            raise bad_request(f"the body cannot be read: {error}") from None
     if kind not in {JSON, YAML}:
-        raise unsupported_media((JSON, YAML))
+        raise unsupported_media((JSON, YAML, PROTOBUF))
     return decoded(await raw_body(request), kind)
 
 

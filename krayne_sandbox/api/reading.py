@@ -169,6 +169,7 @@ class _Stream:
         await self.send([event for one in news if (event := self._event(one, suits)) is not None])
 
     def _event(self, change: Change, suits: Callable[[Json], bool]) -> Json | None:
+        thing = change.object
         was = change.before is not None and suits(change.before)
         now = change.type != DELETED and suits(change.object)
         if change.before is None and now:
@@ -177,11 +178,11 @@ class _Stream:
             how = MODIFIED
         elif now:
             how = ADDED
-        elif was:
-            how = DELETED
+        elif was and change.before is not None:
+            how, thing = DELETED, _last_seen(change.before, change.object)
         else:
             return None
-        return {"type": how, "object": self._formed(_seen(self._kind, change.object))}
+        return {"type": how, "object": self._formed(_seen(self._kind, thing))}
 
     def _formed(self, thing: Json) -> Json:
         made = formed(self._form, self._rules, self._kind, thing, self._store.now, head=self._head)
@@ -207,6 +208,11 @@ class _Stream:
 
 def _seen(kind: Kind, thing: Json) -> Json:
     return as_new_event(copied(thing)) if kind == NEW_EVENTS else thing
+
+
+def _last_seen(before: Json, now: Json) -> Json:
+    """What a watcher knew, with the version of the change that took it from its sight."""
+    return {**before, "metadata": {**before["metadata"], "resourceVersion": now["metadata"]["resourceVersion"]}}
 
 
 def _place(thing: Json) -> tuple[str, str]:

@@ -64,6 +64,14 @@ class StubNode:
         self.said = asyncio.Event()
         self.running: list[StubExecution] = []
 
+    def say(self, line: bytes) -> None:
+        self.lines.append(line)
+        self.said.set()
+
+    def end(self) -> None:
+        self.ended = True
+        self.said.set()
+
     async def connect(self, namespace: str, pod: str, port: int) -> socket.socket:
         sock = socket.socket()
         sock.setblocking(False)
