@@ -32,11 +32,12 @@ from kraynd.local.desired import Desired
 from kraynd.local.home import Home, atomic_write, remove_quietly
 from kraynd.local.memory import MemoryStore
 from kraynd.methods import Methods
-from kraynd.operations import Operations
 from kraynd.parts import Parts
 from kraynd.reconciler import Reconciler, ReconcileSettings
 from kraynd.reports import Reports
 from kraynd.server import Server
+from kraynd.tending import Tending
+from kraynd.tendmethods import TendMethods
 from krayne import paths
 from krayne.config.daemon import BootstrapDownloads, DaemonSettings
 from krayne.messages import API_OLDEST, API_VERSION, ClientVersions
@@ -78,7 +79,7 @@ class Daemon:
         self._stop = anyio.Event()
         self._stale = anyio.Event()
         self._uids: dict[ClusterKey, str] = {}
-        self.operations = Operations(self._parts(owner), started=time.monotonic())
+        self.operations = Tending(self._parts(owner), started=time.monotonic())
 
     def _parts(self, owner: Owner) -> Parts:
         return Parts(
@@ -102,7 +103,11 @@ class Daemon:
 
     async def run(self, inherited: socket.socket | None = None) -> None:
         """Serve until told to stop. Raises StateError, SocketLostError."""
-        server = Server(Methods(self.operations).table(), path=paths.socket_path(), inherited=inherited)
+        server = Server(
+            Methods(self.operations, TendMethods(self.operations)).table(),
+            path=paths.socket_path(),
+            inherited=inherited,
+        )
         try:
             async with anyio.create_task_group() as root:
                 await root.start(self.forwards.run)

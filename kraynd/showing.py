@@ -12,7 +12,7 @@ import anyio
 
 from kraynd.changes import Subscription
 from kraynd.core.images import warnings
-from kraynd.core.intent import ClusterMemory
+from kraynd.core.intent import ClusterMemory, remarks
 from kraynd.core.model import ClusterKey, ForwardKey, Json, Service, extra_service, service_url
 from kraynd.core.times import unix
 from kraynd.forwards import ForwardState
@@ -168,7 +168,8 @@ class Showing:
         created = unix((live.get("metadata") or {}).get("creationTimestamp")) if live else None
         declared = self._parts.desired.snapshot.clusters.get(state.key)
         advice = warnings(declared.config) if declared is not None else ()
-        return cluster_view(state, self._services(state.key), created=created, advice=advice)
+        intent = remarks(self._memory(state.key), state.key.name)
+        return cluster_view(state, self._services(state.key), created=created, advice=(*advice, *intent))
 
     def _services(self, key: ClusterKey) -> tuple[ServiceView, ...]:
         states = self._parts.forwards.states()

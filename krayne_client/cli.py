@@ -10,12 +10,12 @@ import sys
 from collections.abc import Sequence
 
 from krayne.errors import KrayneError
-from krayne_client.commands import changing, daemon, declaring, forwarding, reading
+from krayne_client.commands import changing, daemon, declaring, editing, forwarding, reading, tending
 from krayne_client.grammar import USAGE, Grammar, Parser, VerbParser, global_options
 
 INTERRUPTED = 130
 CUT_OFF = 141
-PARTS = (reading, declaring, changing, forwarding, daemon)  # in the order of the help
+PARTS = (reading, declaring, changing, tending, editing, forwarding, daemon)  # in the order of the help
 
 
 def main(words: Sequence[str]) -> int:

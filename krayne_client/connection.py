@@ -6,9 +6,10 @@ absent, silent or gone is DaemonUnreachableError.
 
 import json
 import os
+import select
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Self
 
 from krayne import errors, paths
@@ -74,6 +75,13 @@ class Connection:
             data += self._receive(time.monotonic() + seconds)
         return head["exit"], data[: head["stdout"]], data[head["stdout"] : size]
 
+    def notifications(self, method: str, *, seconds: float | None = None) -> Iterator[dict[str, Any]]:
+        """The parameters of each such notification, as they come; ends after `seconds` of silence."""
+        while seconds is None or b"\n" in self._rest or select.select([self._socket], [], [], seconds)[0]:
+            found = self._answer(None)
+            if found.get("method") == method:
+                yield found["params"]
+
     def wait_closed(self, seconds: float) -> bool:
         """Wait for the daemon to close its end; False when it does not in time."""
         try:
@@ -90,7 +98,7 @@ class Connection:
             # It may have said why before it closed: the answer, or its absence, tells.
             return
 
-    def _answer(self, deadline: float) -> dict[str, Any]:
+    def _answer(self, deadline: float | None) -> dict[str, Any]:
         while b"\n" not in self._rest:
             self._rest += self._receive(deadline)
         line, _, self._rest = self._rest.partition(b"\n")
@@ -102,9 +110,9 @@ class Connection:
             raise _strange()
         return answer
 
-    def _receive(self, deadline: float) -> bytes:
+    def _receive(self, deadline: float | None) -> bytes:
         try:
-            self._socket.settimeout(max(0.01, deadline - time.monotonic()))
+            self._socket.settimeout(None if deadline is None else max(0.01, deadline - time.monotonic()))
             data = self._socket.recv(1 << 18)
         except TimeoutError:
             raise DaemonUnreachableError(

@@ -26,6 +26,16 @@ def as_json(value: Any) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
 
 
+def as_json_line(value: Any) -> str:
+    """JSON on one line, for streams."""
+    return json.dumps(value, ensure_ascii=False) + "\n"
+
+
+def plain(text: str) -> str:
+    """Without control characters: what Kubernetes says must not drive the terminal."""
+    return "".join(char if char.isprintable() else " " for char in text)
+
+
 def as_plain_yaml(facts: dict[str, Any]) -> str:
     """A flat mapping as YAML; JSON's scalars are YAML's."""
     return "".join(f"{name}: {json.dumps(value)}\n" for name, value in facts.items())
@@ -143,6 +153,8 @@ class Story:
             text += f", workers {workers['ready']}/{workers['desired']}"
         if view["reason"]:
             text += f" ({view['reason']})"
+        if installing := [one["name"] for one in view["services"] if one["state"] == "installing"]:
+            text += f", installing {', '.join(installing)}"
         if text != self._told:
             self._told = text
             aside(text)

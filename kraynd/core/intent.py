@@ -10,6 +10,7 @@ import msgspec
 
 from kraynd.core.manifest import ImageChoice
 from kraynd.core.model import ClusterKey, Json
+from kraynd.core.text import duration
 from krayne.config import ClusterConfig
 
 
@@ -50,7 +51,7 @@ class ClusterMemory(msgspec.Struct, frozen=True):
     `applying` is written before a change goes out and becomes `last_applied` once it is in, so that a crash between
     the two forgets no field of ours. `retiring`: groups being drained. `changed`: per group, the template fields
     changed since its oldest pods were made. `unkept`: fields the API server would not keep, and the value it refused.
-    `born`: why the cluster was created again.
+    `born`: why the cluster was created again. `idle_seconds`: suspended after so long without use, 0 never.
     """
 
     uid: str = ""
@@ -70,6 +71,8 @@ class ClusterMemory(msgspec.Struct, frozen=True):
     changed: dict[str, tuple[str, ...]] = {}
     unkept: dict[str, Json] = {}
     born: str = ""
+    suspended_why: str = ""
+    idle_seconds: int = 0
 
     @property
     def adopting(self) -> bool:
@@ -102,3 +105,11 @@ def asked_to_prune(memory: ClusterMemory, *, uid: str = "") -> ClusterMemory:
 def asked_to_create(memory: ClusterMemory) -> ClusterMemory:
     """The user's `create` or `apply`: whatever was asked to end this cluster before is void."""
     return msgspec.structs.replace(memory, delete_requested=False, delete_force=False, confirmed_prune=False, born="")
+
+
+def remarks(memory: ClusterMemory, name: str) -> tuple[str, ...]:
+    """What was decided about a cluster by command, for whoever looks at it."""
+    found = (f"{memory.suspended_why}; krayne resume {name}",) if memory.suspended and memory.suspended_why else ()
+    if memory.idle_seconds and not memory.suspended:
+        found = (*found, f"suspended when idle for {duration(memory.idle_seconds)}")
+    return found

@@ -174,6 +174,11 @@ def unkept_fields(inputs: Inputs, memory: ClusterMemory, answer: Json) -> dict[s
     return {change.field: change.value for change in found.changes}
 
 
+def pending_changes(inputs: Inputs) -> tuple[Change, ...]:
+    """The steps from live to declared, whoever owns it and whether or not they may be taken now."""
+    return () if inputs.manifest is None else _changes(inputs, inputs.memory, inputs.manifest).changes
+
+
 def _learned(inputs: Inputs, whose: Ownership) -> ClusterMemory:
     """A create whose answer was lost is completed: its marks prove it is ours (A2). Enough to change, not to delete.
 

@@ -136,6 +136,20 @@ class Desired:
             await to_thread.run_sync(self._put, declared.source, text)
             await self._look()
 
+    async def read(self, key: ClusterKey) -> str:
+        """The text of the file that declares a cluster, as it is on disk now. Raises ClusterNotFoundError."""
+        declared = self.snapshot.clusters.get(key)
+        if declared is None:
+            raise ClusterNotFoundError(f"no file declares cluster {key}", hint="krayne ls")
+        path = os.path.join(self._home.clusters, declared.source)
+        try:
+            data, _ = await to_thread.run_sync(read_own_file, path, FILE_LIMIT)
+        except OSError as error:
+            raise StateError(
+                f"clusters/{declared.source} cannot be read: {error.strerror}", hint="krayne ls"
+            ) from error
+        return data.decode("utf-8", "replace")
+
     def forget_missing(self, key: ClusterKey) -> None:
         """The user has dealt with a vanished file."""
         self._missing.pop(key, None)

@@ -81,7 +81,7 @@ class ScaleParams(ClusterParams, frozen=True, kw_only=True):
 
 
 class DeleteParams(ClusterParams, frozen=True, kw_only=True):
-    """`force`: also when it is not ours or not declared."""
+    """`force`: also while others change it. One that is not ours is adopted first."""
 
     force: bool = False
 

@@ -22,7 +22,11 @@ def add(grammar: Grammar) -> None:
         "delete", delete, "delete a cluster and its declaration", "delete demo", "delete demo --yes"
     )
     typed.add_argument("-y", "--yes", action="store_true", help="do not ask")
-    typed.add_argument("--force", action="store_true", help="also when it is not yours; does not ask")
+    typed.add_argument(
+        "--force",
+        action="store_true",
+        help="do not ask; also while it is being changed",
+    )
     typed.add_argument("--wait", action="store_true", help="return when it is gone")
     add_timeout(typed)
     grammar.on_cluster("adopt", adopt, "take over a cluster that somebody else made", "adopt theirs -n team")

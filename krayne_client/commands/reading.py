@@ -17,9 +17,12 @@ HELLO_SECONDS = 2.0  # a daemon that connects and stays silent this long hangs
 
 def add(grammar: Grammar) -> None:
     """What can be typed."""
-    typed = grammar.verb("ls", ls, "list clusters and their local ports", "ls", "ls -A -o json", alias="get")
+    typed = grammar.verb("ls", ls, "list clusters and their local ports", "ls", "ls -A -o json", "ls -w", alias="get")
     typed.usage = "krayne ls [NAME] [options]"
     typed.add_argument("name", nargs="?", metavar="NAME", help="only this cluster")
+    typed.add_argument(
+        "-w", "--watch", action="store_true", help="follow changes: live on a terminal, a line for each in a pipe"
+    )
     grammar.on_cluster("describe", describe, "show everything known of a cluster", "describe demo")
     typed = grammar.verb("ports", ports, "list every forwarded port with its counters", "ports", "ports demo")
     typed.usage = "krayne ports [NAME] [options]"
@@ -29,12 +32,18 @@ def add(grammar: Grammar) -> None:
     typed = grammar.on_cluster(
         "wait", wait, "wait until a cluster is as it should be", "wait demo", "wait demo --for=service=ssh"
     )
-    typed.add_argument("--for", dest="condition", default="ready", metavar="WHAT", help="ready, deleted, service=NAME")
+    typed.add_argument(
+        "--for", dest="condition", default="ready", metavar="WHAT", help="ready, deleted, suspended or service=NAME"
+    )
     add_timeout(typed)
 
 
 def ls(options: argparse.Namespace) -> int:
     """`krayne ls`."""
+    if options.watch:
+        from krayne_client.watching import watch
+
+        return watch(options)
     return render(options, "clusters", name=options.name)
 
 

@@ -352,7 +352,10 @@ async def test_daemon_stop_waits_for_its_end(alone: Shell) -> None:
     assert (await alone.run("status"))[0] == 3
 
 
-VERBS = "ls get describe ports status version wait create apply scale delete adopt confirm tun-open tun-close daemon"
+VERBS = (
+    "ls get describe ports status version wait create apply scale delete adopt confirm tun-open tun-close daemon "
+    "suspend resume idle events diff edit"
+)
 
 
 @pytest.mark.parametrize("verb", ["", *VERBS.split()])

@@ -15,6 +15,7 @@ from kraynd.changes import Changes, Subscription
 from kraynd.core.model import ClusterKey
 from kraynd.methods import Methods
 from kraynd.server import Server
+from kraynd.tendmethods import TendMethods
 from krayne.config import ClusterConfig
 from krayne.errors import ClusterAlreadyExistsError, ClusterNotFoundError
 from krayne.messages import (
@@ -30,6 +31,7 @@ from krayne.messages import (
     Workers,
     WorldView,
 )
+from tests.daemon.tendbackend import TendedMemory
 
 WALL = 1_800_000_000.0
 
@@ -55,10 +57,11 @@ def some_cluster(name: str = "demo", namespace: str = "default", phase: str = "r
     return ClusterView(name=name, namespace=namespace, phase=phase, **fields)
 
 
-class MemoryBackend:
+class MemoryBackend(TendedMemory):
     """Keeps views; `log` records what was done; a gate set for a method holds its calls until it is opened."""
 
     def __init__(self, *views: ClusterView) -> None:
+        super().__init__()
         self.changes = Changes(start=1000)
         self.views = {ClusterKey(one.namespace, one.name): one for one in views}
         self.log: list[tuple[Any, ...]] = []
@@ -194,10 +197,15 @@ class MemoryBackend:
         return self.changes.subscribe(since)
 
 
+def methods(backend: MemoryBackend) -> Methods:
+    """The handlers over `backend`, with every group the daemon has."""
+    return Methods(backend, TendMethods(backend), wall=lambda: WALL)
+
+
 @asynccontextmanager
 async def serving(backend: MemoryBackend, path: Path) -> AsyncIterator[Server]:
     """The real server over `backend`, on a socket at `path` in a private folder."""
-    server = Server(Methods(backend, wall=lambda: WALL).table(), path=str(path))
+    server = Server(methods(backend).table(), path=str(path))
     async with anyio.create_task_group() as tasks:
         await tasks.start(lambda *, task_status: server.run(task_status=task_status))
         try:

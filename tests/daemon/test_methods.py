@@ -11,7 +11,6 @@ import pytest
 import yaml
 
 from kraynd.core.model import ClusterKey
-from kraynd.methods import Methods
 from krayne.messages import (
     FAILED,
     HOLDING,
@@ -23,7 +22,7 @@ from krayne.messages import (
     WorldView,
 )
 from krayne.openrpc import METHODS, document
-from tests.daemon.backend import Client, MemoryBackend, client, serving, some_cluster, some_services
+from tests.daemon.backend import Client, MemoryBackend, client, methods, serving, some_cluster, some_services
 
 pytestmark = pytest.mark.anyio
 
@@ -68,7 +67,7 @@ async def rendered(path: Path, **params: Any) -> tuple[dict[str, Any], str, str]
 
 
 def test_every_method_of_the_table_is_served() -> None:
-    table = Methods(MemoryBackend()).table()
+    table = methods(MemoryBackend()).table()
     assert set(table) == {spec.name for spec in METHODS}
 
 
