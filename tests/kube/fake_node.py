@@ -183,6 +183,9 @@ class Tunnel:
         view = memoryview(data)
         if self._stripper is not None:
             view = view[: self._stripper.strip(view)]
+            for payload in self._stripper.replies:
+                self.writer.write(self._dress.frame((payload,), websocket.PONG))
+            self._stripper.replies.clear()
         self.session.feed(view)
 
     def _on_pair(self, pair: PodPair) -> None:
