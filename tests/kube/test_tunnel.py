@@ -575,7 +575,10 @@ class Proxy:
         head = await reader.readuntil(b"\r\n\r\n")
         self.asked.append(head)
         host, _, port = head.split(b" ")[1].decode().rpartition(":")
-        far_reader, far_writer = await asyncio.open_connection(host, int(port))
+        await self._join(reader, writer, host, int(port))
+
+    async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, host: str, port: int) -> None:
+        far_reader, far_writer = await asyncio.open_connection(host, port)
         writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
         try:
             async with anyio.create_task_group() as group:
