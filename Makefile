@@ -9,13 +9,14 @@ export PYTHONDONTWRITEBYTECODE := 1
 # What depends on the operator's version runs again on the older one.
 OLDER := $(addprefix tests/cluster/test_,manifest_real.py status_real.py reconcile_real.py main_job.py)
 
-.PHONY: help install lint test test-real fuzz bench demo clean
+.PHONY: help install lint test test-real fuzz soak bench demo clean
 
 help:
 	@echo "make demo       a real Ray job through krayne on a real Kubernetes control plane, head killed and healed"
 	@echo "make test       the tests that need Python alone"
 	@echo "make test-real  the tests on a real control plane (builds it once with Go, about 10 minutes)"
 	@echo "make fuzz       a minute of fuzzing of the tunnel's sessions"
+	@echo "make soak       five minutes of use and cuts: memory, descriptors and threads must not grow"
 	@echo "make bench      side by side with kubectl, ratios printed"
 	@echo "make lint       types, style, import arrows"
 
@@ -43,6 +44,10 @@ test-real: install
 
 fuzz: install
 	$(PY) -m tests.fuzz --seconds 60
+
+soak: install
+	$(PY) -m tests.controlplane build
+	KRAYNE_SOAK=300 $(PY) -m pytest -q -m real tests/cluster/test_soak.py
 
 bench: install
 	$(PY) -m tests.controlplane build

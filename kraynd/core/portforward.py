@@ -329,9 +329,12 @@ class ClientSession:
         return self.pulse.doubtful or (debt is not None and now - debt > self._limits.stalled)
 
     def held_up(self) -> bool:
-        """Stalled pod processes keep every question from being answered or asked: silence is no death."""
-        workers = self._window.workers
-        return any(one.deep for one in workers) or all(one.streams and one.marks for one in workers)
+        """Stalled pod processes keep every question from being answered or asked: silence is no death.
+
+        A connection that the server never answered proves nothing: that is how a dead path looks under load.
+        """
+        may_stall = {pair.worker for pair in self._pairs.values() if pair.replied and pair.sent}
+        return any(one.deep for one in may_stall) or all(one in may_stall and one.marks for one in self._window.workers)
 
     @property
     def streams(self) -> int:

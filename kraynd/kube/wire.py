@@ -329,7 +329,7 @@ class Wire(asyncio.BufferedProtocol):
         if not self._reading:
             self.session.pulse.hear(now)
         if self.session.tick(now) == "dead":
-            if not (self.session.held_up() or self._only_stuck()):
+            if not ((self.session.held_up() or not self._writing) and self._is_acked()):
                 self.close("the tunnel did not answer")
                 return
             self.session.pulse.postpone(now)
@@ -356,11 +356,11 @@ class Wire(asyncio.BufferedProtocol):
             if peer is not None:
                 peer.abort("not read for too long")
 
-    def _only_stuck(self) -> bool:
-        """Our own output waits for a peer that lives: the kernel's acks say so (a zero window is no death)."""
+    def _is_acked(self) -> bool:
+        """The peer's kernel takes what we send, or says that its window is full: the path is no black hole."""
         sock = self._transport.get_extra_info("socket")
-        if self._writing or sock is None or sys.platform != "linux":
-            return not self._writing and sys.platform != "linux"
+        if sock is None or sys.platform != "linux":
+            return sock is not None
         try:
             info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_SIZE)
         except OSError:

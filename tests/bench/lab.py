@@ -120,12 +120,23 @@ def krayne_forward(krayne: Krayne) -> Holder:
 
 @contextmanager
 def bare_forward(lab: Lab, *options: str, kubeconfig: Path | None = None) -> Iterator[Holder]:
-    """Krayne's forwards without the rest of the daemon (see `holder`)."""
-    ports = [str(port) for port in PORTS.values()]
-    argv = [sys.executable, "-m", "tests.bench.holder", *options, "default", lab.pod, lab.uid, *ports]
-    env = {**os.environ, "KUBECONFIG": str(kubeconfig or lab.plane.kubeconfig), "PYTHONPATH": str(TREE)}
+    """Krayne's forwards to the cluster's head without the rest of the daemon."""
+    access = kubeconfig or lab.plane.kubeconfig
+    with forwards_alone(access, "default", lab.pod, lab.uid, list(PORTS.values()), *options) as (pid, ports):
+        yield Holder("krayne", pid, *ports)
+
+
+@contextmanager
+def forwards_alone(
+    kubeconfig: Path, namespace: str, pod: str, uid: str, ports: list[int], *options: str
+) -> Iterator[tuple[int, list[int]]]:
+    """Forwards to these ports of a pod in a process of their own (see `holder`): its id, and the local ports."""
+    argv = [sys.executable, "-m", "tests.bench.holder", *options, namespace, pod, uid, *(str(port) for port in ports)]
+    env = {**os.environ, "KUBECONFIG": str(kubeconfig), "PYTHONPATH": str(TREE)}
     with subprocess.Popen(argv, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None
         assert child.stdin is not None
-        yield Holder("krayne", child.pid, *(int(word) for word in child.stdout.readline().split()))
-        child.stdin.close()
+        try:
+            yield child.pid, [int(word) for word in child.stdout.readline().split()]
+        finally:
+            child.stdin.close()

@@ -450,6 +450,21 @@ def test_a_worker_that_stays_blocked_after_its_connection_ended_retires_the_tunn
     assert "worker" in tunnel.client.retiring
 
 
+def test_only_connections_that_were_answered_can_hold_a_tunnel_up() -> None:
+    """Every worker owes an answer. With stalled processes that is no death; on a dead path under load it is."""
+    tunnel = Tunnel()
+    pairs = [tunnel.client.open(80, Client(), bytes(1000), tunnel.now) for _ in range(10)]
+    tunnel.client.probe(tunnel.now)
+    assert {pair.worker.index for pair in pairs} == set(range(5))
+    assert not tunnel.client.held_up()
+    for pair in pairs:
+        tunnel.client.feed(memoryview(spdy.syn_reply(pair.data_id, b"")), tunnel.now)
+    assert tunnel.client.held_up()
+    for pair in pairs[:-1]:
+        tunnel.client.reset(pair)
+    assert not tunnel.client.held_up()
+
+
 steps = st.lists(
     st.tuples(st.sampled_from(["open", "send", "answer", "finish", "close", "fail", "reset", "up", "down", "tick"]),
               st.integers(0, 5), st.binary(min_size=1, max_size=50)),
