@@ -106,6 +106,7 @@ class Wire(asyncio.BufferedProtocol):
             piece = said[at : at + RECEIVE_BUFFER]
             self._buffer[: len(piece)] = piece
             self.buffer_updated(len(piece))
+        del self._link
         if not self._lost:
             self._arm(self._idle_since + self._owner.wire_idle(self))
 
@@ -144,6 +145,7 @@ class Wire(asyncio.BufferedProtocol):
         """Part of asyncio's protocol."""
         reason = f"the tunnel broke: {exc}" if exc is not None else "the server closed the tunnel"
         self._end(reason)
+        del self._transport  # its TLS buffers would wait for the garbage collector in a cycle with us
 
     def pause_writing(self) -> None:
         """Part of asyncio's protocol."""
@@ -207,8 +209,9 @@ class Wire(asyncio.BufferedProtocol):
 
     def close(self, reason: str) -> None:
         """End it now, with all its connections."""
-        self._transport.abort()
-        self._end(reason)
+        if not self._lost:
+            self._transport.abort()
+            self._end(reason)
 
     # Its streams call these.
 
