@@ -33,9 +33,11 @@ from kraynd.local.home import Home, atomic_write, remove_quietly
 from kraynd.local.memory import MemoryStore
 from kraynd.methods import Methods
 from kraynd.parts import Parts
+from kraynd.reaching import Reaching
 from kraynd.reconciler import Reconciler, ReconcileSettings
 from kraynd.reports import Reports
 from kraynd.server import Server
+from kraynd.sshhosts import SshHosts
 from kraynd.tending import Tending
 from kraynd.tendmethods import TendMethods
 from krayne import paths
@@ -75,11 +77,13 @@ class Daemon:
         )
         hold = HoldSettings(seconds=settings.hold.seconds, connections=settings.hold.connections)
         self.forwards = Forwards(socket_dir=paths.run_dir(), hold=hold, on_change=self._forward_changed)
-        self.reports = Reports(self.changes.publish)
+        self.reports = Reports(self._reported)
         self._stop = anyio.Event()
         self._stale = anyio.Event()
         self._uids: dict[ClusterKey, str] = {}
-        self.operations = Tending(self._parts(owner), started=time.monotonic())
+        parts = self._parts(owner)
+        self.operations = Tending(parts, started=time.monotonic())
+        self.ssh = SshHosts(parts, self.operations, lambda key: self._uids.get(key, ""))
 
     def _parts(self, owner: Owner) -> Parts:
         return Parts(
@@ -103,11 +107,9 @@ class Daemon:
 
     async def run(self, inherited: socket.socket | None = None) -> None:
         """Serve until told to stop. Raises StateError, SocketLostError."""
-        server = Server(
-            Methods(self.operations, TendMethods(self.operations)).table(),
-            path=paths.socket_path(),
-            inherited=inherited,
-        )
+        reaching = Reaching(self.operations, lambda: self.connection.link, self.ssh)
+        methods = Methods(self.operations, TendMethods(self.operations), reaching)
+        server = Server(methods.table(), path=paths.socket_path(), inherited=inherited)
         try:
             async with anyio.create_task_group() as root:
                 await root.start(self.forwards.run)
@@ -158,6 +160,10 @@ class Daemon:
         self._refresh()
         self.changes.publish(key)
 
+    def _reported(self, key: ClusterKey) -> None:
+        self.ssh.reported(key)
+        self.changes.publish(key)
+
     def _forward_changed(self, key: ForwardKey) -> None:
         self.changes.publish(key.cluster_key)
 
@@ -202,6 +208,7 @@ class Daemon:
                 for key in keys:
                     self._aim(key)
                 self.changes_in_ports()
+                self.ssh.refresh()
                 await self._save()
             await anyio.sleep(SAVE_EVERY)
 

@@ -117,7 +117,7 @@ class Methods:
         attribute = name.replace(".", "_")
         group = next((one for one in self._groups if hasattr(one, attribute)), self)
         found: Callable[[Call, Any], Awaitable[Any]] = getattr(group, attribute)
-        if not name.startswith(("cluster.", "forward.", "view.")):
+        if not name.startswith(("cluster.", "forward.", "pod.", "ssh.", "view.")):
             return found
 
         async def informed(call: Call, params: Any) -> Any:

@@ -1,59 +1,25 @@
 """What the services in the head pods say of themselves, asked through the tunnel once the head is Ready.
 
-Owns one small HTTP exchange with the pod's loopback status server. Asks only until every service has come to an end of
+Asks only until every service has come to an end of
 its installation, so that an idle cluster costs no connection. Silence is no fault: a pod may carry no status server.
 """
 
 import logging
 from collections.abc import Callable, Mapping
+from http import HTTPStatus
 
 import anyio
 
-from kraynd.core.bootstrap import STATUS_PATH, STATUS_PORT, ServiceReport, parse_service_report
+from kraynd.core.bootstrap import STATUS_PATH, ServiceReport, parse_service_report
 from kraynd.core.model import ClusterKey, PodTarget
-from kraynd.core.pipe import Buffer, End, splice
 from kraynd.forwards import Opener
-from krayne.errors import KrayneError, ProtocolError
+from kraynd.podhttp import ask
+from krayne.errors import KrayneError
 
 log = logging.getLogger("kraynd.reports")
 
 ASK_EVERY = 3.0  # seconds while something installs
 QUIET_AFTER = 60.0  # seconds between questions to a pod that does not answer, or whose service failed
-ANSWER_SECONDS = 5.0
-ANSWER_LIMIT = 256 * 1024  # bytes; a report holds a few lines of log for each service
-REQUEST = f"GET {STATUS_PATH} HTTP/1.0\r\nHost: localhost\r\n\r\n".encode()
-
-
-class _Answer:
-    """An `End` that keeps what the pod says, bounded, until it ends."""
-
-    def __init__(self) -> None:
-        self.peer: End | None = None
-        self.data = bytearray()
-        self.ended = anyio.Event()
-
-    def write(self, data: Buffer) -> None:
-        """Keep it; too much ends the exchange."""
-        self.data += data
-        if len(self.data) > ANSWER_LIMIT:
-            self.abort("too large")
-
-    def write_eof(self) -> None:
-        """The whole answer is here."""
-        self.ended.set()
-
-    def abort(self, reason: str) -> None:
-        """No more will come."""
-        self.ended.set()
-        if self.peer is not None:
-            peer, self.peer = self.peer, None
-            peer.abort(reason)
-
-    def pause_reading(self) -> None:
-        """Nothing is read from here."""
-
-    def resume_reading(self) -> None:
-        """Nothing is read from here."""
 
 
 class _Course:
@@ -115,21 +81,12 @@ class Reports:
         self._learn(key, report)
 
     async def _exchange(self, course: _Course) -> Mapping[str, ServiceReport] | None:
-        answer = _Answer()
-        stream: End | None = None
         try:
-            with anyio.fail_after(ANSWER_SECONDS):
-                stream = await course.opener.open(course.target, STATUS_PORT, answer, REQUEST)
-                splice(answer, stream)
-                await answer.ended.wait()
-            head, _, body = bytes(answer.data).partition(b"\r\n\r\n")
-            return parse_service_report(body) if b" 200 " in head.split(b"\r\n")[0] else None
-        except (KrayneError, ProtocolError, TimeoutError) as error:
+            status, body = await ask(course.opener, course.target, STATUS_PATH)
+            return parse_service_report(body) if status == HTTPStatus.OK else None
+        except (KrayneError, TimeoutError) as error:
             log.debug("no service report from %s: %s", course.target.pod, error)
             return None
-        finally:
-            if stream is not None and not answer.ended.is_set():
-                stream.abort("no answer in time")
 
     def _learn(self, key: ClusterKey, report: Mapping[str, ServiceReport] | None) -> None:
         if self.latest.get(key) == report:

@@ -34,6 +34,21 @@ def state_file() -> str:
     return os.path.join(home(), "state.json")
 
 
+def ssh_dir() -> str:
+    """What we write for ssh; nothing in it is secret, and nothing but the daemon writes it."""
+    return os.path.join(home(), "ssh")
+
+
+def ssh_config_file() -> str:
+    """Our hosts, for an Include in ~/.ssh/config."""
+    return os.path.join(ssh_dir(), "config")
+
+
+def known_hosts_file() -> str:
+    """Our hosts' keys, as their pods told them over the API server's connection."""
+    return os.path.join(ssh_dir(), "known_hosts")
+
+
 def daemon_file() -> str:
     """Who serves this home now: pid, socket, version, API range, executable, host."""
     return os.path.join(home(), "daemon.json")

@@ -9,21 +9,51 @@ import os
 import sys
 from collections.abc import Sequence
 
-from krayne.errors import KrayneError
-from krayne_client.commands import changing, daemon, declaring, editing, forwarding, reading, tending
-from krayne_client.grammar import USAGE, Grammar, Parser, VerbParser, global_options
+from krayne.errors import KrayneError, UsageError
+from krayne_client.commands import (
+    changing,
+    copying,
+    daemon,
+    declaring,
+    editing,
+    entering,
+    forwarding,
+    reaching,
+    reading,
+    sshing,
+    tending,
+)
+from krayne_client.grammar import USAGE, Grammar, Parser, VerbParser, before_dashes, global_options
 
 INTERRUPTED = 130
 CUT_OFF = 141
-PARTS = (reading, declaring, changing, tending, editing, forwarding, daemon)  # in the order of the help
+# In the order of the help.
+PARTS = (
+    reading,
+    declaring,
+    changing,
+    tending,
+    editing,
+    forwarding,
+    reaching,
+    entering,
+    copying,
+    sshing,
+    daemon,
+)
 
 
 def main(words: Sequence[str]) -> int:
     """Run one command; its exit code."""
     verb = ""
     try:
-        options = parser().parse_args(words)
+        before, behind = before_dashes(words)
+        options = parser().parse_args(before)
         verb = options.verb
+        if behind is not None:
+            if not hasattr(options, "command"):
+                raise UsageError(f"krayne {verb} takes nothing behind --")
+            options.command = behind
         code: int = options.run(options)
         sys.stdout.flush()
     except KrayneError as error:

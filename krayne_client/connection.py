@@ -82,6 +82,15 @@ class Connection:
             if found.get("method") == method:
                 yield found["params"]
 
+    def upgrade(self, method: str, params: dict[str, Any]) -> tuple[dict[str, Any], socket.socket, bytes]:
+        """Call a method after whose answer the connection carries frames: the answer, the socket, its first bytes."""
+        answer = self.call(method, params)
+        if not isinstance(answer, dict) or answer.get("upgrade") != "frames":
+            raise _strange()
+        self._socket.settimeout(None)
+        first, self._rest = self._rest, b""
+        return answer, self._socket, first
+
     def wait_closed(self, seconds: float) -> bool:
         """Wait for the daemon to close its end; False when it does not in time."""
         try:

@@ -5,7 +5,7 @@ Knows no command; `commands` adds them.
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 USAGE = 2
@@ -35,6 +35,14 @@ class VerbParser(Parser):
             return self.parse_known_intermixed_args(args, namespace)
         finally:
             self._mixing = False
+
+
+def before_dashes(words: Sequence[str]) -> tuple[list[str], list[str] | None]:
+    """A command line up to its `--`, and what stands behind it; None without one."""
+    if "--" not in words:
+        return list(words), None
+    at = list(words).index("--")
+    return list(words[:at]), list(words[at + 1 :])
 
 
 def global_options() -> VerbParser:

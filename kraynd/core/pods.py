@@ -95,6 +95,20 @@ def newest_head(pods: Iterable[Json]) -> Json | None:
     return max(alive, key=lambda pod: (not is_over(pod), created_at(pod), uid_of(pod)), default=None)
 
 
+def container_of(pod: Json) -> str:
+    """The Ray container's name: it is always the first one of the spec."""
+    return str((pod.get("spec", {}).get("containers") or [{}])[0].get("name", ""))
+
+
+def chosen_worker(pods: Iterable[Json], wanted: str) -> Json | list[str]:
+    """The worker pod of this name, or of a name that ends so; empty: the only one. Else the names there are."""
+    workers = sorted((pod for pod in pods if is_worker(pod)), key=name_of)
+    fit = [pod for pod in workers if name_of(pod) == wanted] or [
+        pod for pod in workers if not wanted or name_of(pod).endswith(f"-{wanted}")
+    ]
+    return fit[0] if len(fit) == 1 else [name_of(pod) for pod in workers]
+
+
 def head_target(pods: Iterable[Json], cluster: ClusterKey) -> PodTarget | None:
     """The pod a cluster's forwards lead to: the newest head that neither ended nor is being deleted."""
     head = newest_head(pods)

@@ -240,7 +240,7 @@ async def open_socket(place: Place, limits: DialLimits) -> socket.socket:
     for late in won[1:]:
         late.close()
     won[0].setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    _keep_alive(won[0])
+    keep_alive(won[0])
     return won[0]
 
 
@@ -286,7 +286,8 @@ async def _addresses(place: Place) -> list[tuple[int, Any]]:
     return [(family, (place.host, place.port))]
 
 
-def _keep_alive(sock: socket.socket) -> None:
+def keep_alive(sock: socket.socket) -> None:
+    """Have the kernel notice a peer that is gone without a word."""
     idle, interval, count = KEEPALIVE
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     idle_option = getattr(socket, "TCP_KEEPALIVE" if sys.platform == "darwin" else "TCP_KEEPIDLE")
@@ -298,7 +299,8 @@ def _keep_alive(sock: socket.socket) -> None:
 # Proxies.
 
 
-def _connect_request(proxy_url: str, target: Place) -> bytes:
+def connect_request(proxy_url: str, target: Place) -> bytes:
+    """What asks a proxy for a connection to `target`."""
     headers = {"Host": target.authority}
     parts = urlsplit(proxy_url)
     if parts.username is not None:
@@ -318,7 +320,7 @@ async def _ask_proxy(sock: socket.socket, proxy_url: str, target: Place, limits:
     """CONNECT over a plain socket, which is then a socket to the target."""
     loop = asyncio.get_running_loop()
     with anyio.fail_after(limits.connect):
-        await loop.sock_sendall(sock, _connect_request(proxy_url, target))
+        await loop.sock_sendall(sock, connect_request(proxy_url, target))
         data = bytearray()
         while (head := read_head(data)) is None:
             piece = await loop.sock_recv(sock, HEAD_LIMIT)
@@ -346,7 +348,7 @@ async def _through_tls_proxy(proxy_url: str, proxy: Place, target: Place, limits
         raise
     try:
         with anyio.fail_after(limits.connect):
-            transport.write(_connect_request(proxy_url, target))
+            transport.write(connect_request(proxy_url, target))
             _check_connected(await greeting.head(), greeting.data)
     except BaseException:
         transport.abort()

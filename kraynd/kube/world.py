@@ -387,6 +387,11 @@ class World:
 
     # What is asked and written.
 
+    @property
+    def client(self) -> KubeClient:
+        """For what is asked of single pods (`kube.podapi`)."""
+        return self._client
+
     async def events_for(self, namespace: str, uids: Collection[str]) -> tuple[Json, ...]:
         """The events of these objects. Raises KrayneError."""
         path = f"/api/v1/namespaces/{quote(namespace, safe='')}/events"

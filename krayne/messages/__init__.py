@@ -38,6 +38,7 @@ from krayne.messages.calls import (
     WatchParams,
     WatchStarted,
 )
+from krayne.messages.pods import ExecParams, LogParams, PodParams, SshHost, SshHosts, Streaming
 from krayne.messages.tending import (
     ClusterSource,
     Difference,
@@ -109,6 +110,7 @@ __all__ = [
     "EventList",
     "EventView",
     "EventsParams",
+    "ExecParams",
     "FieldChange",
     "FileProblemView",
     "FileText",
@@ -120,8 +122,10 @@ __all__ = [
     "Hello",
     "IdleParams",
     "ListParams",
+    "LogParams",
     "NoParams",
     "OpenParams",
+    "PodParams",
     "PortChoice",
     "Progress",
     "RenderParams",
@@ -130,6 +134,9 @@ __all__ = [
     "ServiceReportView",
     "ServiceView",
     "Services",
+    "SshHost",
+    "SshHosts",
+    "Streaming",
     "UnwatchParams",
     "WaitParams",
     "WaitResult",

@@ -4,6 +4,7 @@ import argparse
 import sys
 from typing import Any
 
+from krayne.errors import UsageError
 from krayne_client import words
 from krayne_client.asking import change
 from krayne_client.grammar import Grammar
@@ -17,9 +18,11 @@ def add(grammar: Grammar) -> None:
         "open a cluster's local ports",
         "tun-open demo",
         "tun-open demo ssh 9000:19000",
+        "tun-open demo 9000 --local 9000",
     )
     typed.usage = "krayne tun-open NAME [PORT[:LOCAL] ...] [options]"
     typed.add_argument("ports", nargs="*", metavar="PORT[:LOCAL]", help="a port or a service; none: all services")
+    typed.add_argument("--local", metavar="LOCAL", help="the local port, where one port is named")
     typed = grammar.on_cluster(
         "tun-close", tun_close, "close a cluster's local ports", "tun-close demo", "tun-close demo notebook"
     )
@@ -30,6 +33,10 @@ def add(grammar: Grammar) -> None:
 def tun_open(options: argparse.Namespace) -> int:
     """`krayne tun-open`."""
     chosen = [words.port_pair(text) for text in options.ports]
+    if options.local is not None:
+        if len(chosen) != 1 or chosen[0]["local"]:
+            raise UsageError("--local goes with one PORT", hint=f"krayne tun-open {options.name} 9000 --local 9000")
+        chosen[0]["local"] = words.port_number(options.local)
     return _services(options, change(options, "forward.open", ports=chosen))
 
 

@@ -14,6 +14,7 @@ import msgspec
 from kraynd.changes import Changes, Subscription
 from kraynd.core.model import ClusterKey
 from kraynd.methods import Methods
+from kraynd.reaching import Reaching
 from kraynd.server import Server
 from kraynd.tendmethods import TendMethods
 from krayne.config import ClusterConfig
@@ -28,6 +29,8 @@ from krayne.messages import (
     ForwardView,
     GroupView,
     ServiceView,
+    SshHost,
+    SshHosts,
     Workers,
     WorldView,
 )
@@ -117,6 +120,14 @@ class MemoryBackend(TendedMemory):
     async def contacted(self) -> None:
         pass
 
+    def show(self, name: str | None, namespace: str | None) -> SshHosts:
+        keys = [self.find(name, namespace)] if name else list(self.views)
+        hosts = tuple(
+            SshHost(name=key.name, namespace=key.namespace, aliases=(f"krayne-{key.name}",), local_port=15003)
+            for key in keys
+        )
+        return SshHosts(config="/none/config", known_hosts="/none/known_hosts", text="Host\n", hosts=hosts)
+
     def default_namespace(self) -> str:
         return "default"
 
@@ -199,7 +210,7 @@ class MemoryBackend(TendedMemory):
 
 def methods(backend: MemoryBackend) -> Methods:
     """The handlers over `backend`, with every group the daemon has."""
-    return Methods(backend, TendMethods(backend), wall=lambda: WALL)
+    return Methods(backend, TendMethods(backend), Reaching(backend, lambda: None, backend), wall=lambda: WALL)
 
 
 @asynccontextmanager

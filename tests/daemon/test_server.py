@@ -18,12 +18,11 @@ from hypothesis import strategies as st
 
 from kraynd.core.model import ClusterKey
 from kraynd.local.control import bind_control_socket, identity
-from kraynd.methods import Methods
 from kraynd.server import Server
 from kraynd.session import FOLLOWERS
 from krayne import rpc
 from krayne.errors import StateError
-from tests.daemon.backend import Client, MemoryBackend, client, serving, some_cluster
+from tests.daemon.backend import Client, MemoryBackend, client, methods, serving, some_cluster
 
 pytestmark = pytest.mark.anyio
 
@@ -98,7 +97,7 @@ def test_long_path_is_refused_with_a_remedy(path: Path) -> None:
 
 async def test_inherited_socket_is_served_and_its_path_kept(path: Path, backend: MemoryBackend) -> None:
     inherited = bind_control_socket(str(path))
-    server = Server(Methods(backend).table(), path=str(path), inherited=inherited)
+    server = Server(methods(backend).table(), path=str(path), inherited=inherited)
     async with anyio.create_task_group() as tasks:
         await tasks.start(lambda *, task_status: server.run(task_status=task_status))
         async with client(path) as one:

@@ -70,14 +70,11 @@ func (n *node) Attach(context.Context, string, io.Reader, io.WriteCloser, io.Wri
 
 // Exec implements the streaming library's Runtime: a real process on this
 // machine, in the directory and environment registered for the pod.
-func (n *node) Exec(ctx context.Context, id string, argv []string, in io.Reader, out, errout io.WriteCloser, tty bool, _ <-chan remotecommand.TerminalSize) error {
+func (n *node) Exec(ctx context.Context, id string, argv []string, in io.Reader, out, errout io.WriteCloser, tty bool, sizes <-chan remotecommand.TerminalSize) error {
 	sandboxID, _, _ := strings.Cut(id, "/")
 	box, err := n.pods.find(sandboxID)
 	if err != nil {
 		return err
-	}
-	if tty {
-		return errors.New("this node has no terminals: run without -t")
 	}
 	rule, ok := n.reg.execAt(place{Namespace: box.Namespace, Pod: box.Pod})
 	if !ok {
@@ -92,6 +89,9 @@ func (n *node) Exec(ctx context.Context, id string, argv []string, in io.Reader,
 	command.Env = []string{"PATH=" + os.Getenv("PATH")}
 	for name, value := range rule.Env {
 		command.Env = append(command.Env, name+"="+value)
+	}
+	if tty {
+		return runOnTerminal(command, in, out, sizes)
 	}
 	command.Stdout, command.Stderr = out, errout
 	return runWithInput(command, in)
@@ -110,7 +110,11 @@ func runWithInput(command *exec.Cmd, in io.Reader) error {
 			_ = pipe.Close()
 		}()
 	}
-	err := command.Run()
+	return told(command.Run())
+}
+
+// told says how a process ended in the words the streaming library knows.
+func told(err error) error {
 	var exit *exec.ExitError
 	if errors.As(err, &exit) {
 		return utilexec.CodeExitError{Err: err, Code: exit.ExitCode()}
