@@ -150,11 +150,11 @@ def test_a_terminal_has_its_size_its_keys_and_its_exit_code(krayne: There, pod: 
     there.type("sleep 0.2; stty size\n")
     there.until("50 120")
     # ^C is the command's, not ours.
-    there.type("trap 'echo caught' INT; cat\n")
+    there.type("trap 'echo cau$((1+1))ght' INT; tr a-z A-Z\n")
     there.type("seen\n")
-    there.until("seen\r\nseen")
+    there.until("SEEN")
     there.type("\x03")
-    there.until("caught")
+    there.until("cau2ght")
     there.type("exit 5\n")
     assert there.end() == 5
     assert b"/dev/pts/" in there.seen
