@@ -108,6 +108,12 @@ def _connected(krayne: Krayne, port: int) -> socket.socket:
     return found[0]
 
 
+def next_head(plane: ControlPlane, namespace: str, old: str) -> str:
+    """The name of the head pod that came after `old`; empty while there is none."""
+    names = [pod["metadata"]["name"] for pod in plane.pods(namespace, "demo")]
+    return next((name for name in names if name != old), "")
+
+
 def test_nobody_is_refused_while_the_head_is_replaced(
     plane: ControlPlane, namespace: str, krayne: Krayne, echo: Echo
 ) -> None:
@@ -116,7 +122,7 @@ def test_nobody_is_refused_while_the_head_is_replaced(
     with Knocking(port) as knocking:
         until("some work", lambda: knocking.served > 20)
         plane.kubectl("delete", "pod", head, "-n", namespace, "--wait=false")
-        until("another head", lambda: plane.pods(namespace, "demo")[-1]["metadata"]["name"] != head)
+        until("another head", lambda: next_head(plane, namespace, head) != "")
         krayne("wait", "demo", "-n", namespace, "--for=ready", "--timeout", "60s")
         after = knocking.served
         until("work again", lambda: knocking.served > after + 50)
@@ -249,5 +255,6 @@ def test_a_cluster_without_a_head_holds_and_then_resets(
                     "patch", "raycluster", "demo", "-n", namespace, "--type=merge", "-p", '{"spec":{"suspend":false}}'
                 )
             else:
-                plane.release_pod(namespace, plane.pods(namespace, "demo")[-1]["metadata"]["name"])
+                until("the next head", lambda: next_head(plane, namespace, head) != "")
+                plane.release_pod(namespace, next_head(plane, namespace, head))
             assert client.recv(5) == b"again"
