@@ -54,6 +54,8 @@ class Connection:
         self._on_link = on_link
         self._poked = anyio.Event()
         self._contacted = anyio.Event()
+        self._moved = anyio.Event()
+        self.tries = 0
         self._trouble = UNSETTLED
         self.link: Link | None = None
 
@@ -73,9 +75,15 @@ class Connection:
         """Wait for the first contact, good or bad."""
         await self._contacted.wait()
 
+    async def settled(self, since: int) -> None:
+        """Wait until a later try than `since` has met its server, or has failed for a reason."""
+        while self.tries == since or self.state.condition == "connecting":
+            await self._moved.wait()
+
     async def run(self) -> None:
         """Keep a world until cancelled. This is one of the two walls: no fault of a world ends the daemon."""
         while True:
+            self.tries += 1
             try:
                 await self._serve(load_krayne_settings(), _stamp(paths.settings_file()))
                 continue
@@ -144,6 +152,7 @@ class Connection:
             self._memory.learn_world(link.world.fingerprint, link.world.id)
         if link is not None and link.world.state.condition != "connecting":
             self._contacted.set()
+        self._move()
         self._on_change(key)
 
     def _say(self, state: WorldState) -> None:
@@ -151,6 +160,11 @@ class Connection:
         if (self._trouble.condition, self._trouble.reason) != (state.condition, state.reason):
             self._trouble = state
             self._on_change(None)
+        self._move()
+
+    def _move(self) -> None:
+        self._moved.set()
+        self._moved = anyio.Event()
 
 
 def _stamp(path: str) -> tuple[int, int, int] | None:

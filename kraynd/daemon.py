@@ -37,6 +37,7 @@ from kraynd.reaching import Reaching
 from kraynd.reconciler import Reconciler, ReconcileSettings
 from kraynd.reports import Reports
 from kraynd.server import Server
+from kraynd.setupmethods import SetupMethods
 from kraynd.sshhosts import SshHosts
 from kraynd.tending import Tending
 from kraynd.tendmethods import TendMethods
@@ -108,7 +109,7 @@ class Daemon:
     async def run(self, inherited: socket.socket | None = None) -> None:
         """Serve until told to stop. Raises StateError, SocketLostError."""
         reaching = Reaching(self.operations, lambda: self.connection.link, self.ssh)
-        methods = Methods(self.operations, TendMethods(self.operations), reaching)
+        methods = Methods(self.operations, TendMethods(self.operations), SetupMethods(self.connection), reaching)
         server = Server(methods.table(), path=paths.socket_path(), inherited=inherited)
         try:
             async with anyio.create_task_group() as root:

@@ -18,6 +18,7 @@ from kraynd.calls import MUTATION_SECONDS, READ_SECONDS, Call, Method, Upgrade
 from kraynd.changes import Subscription
 from kraynd.core import render
 from kraynd.core.model import ClusterKey
+from kraynd.core.naming import names
 from kraynd.core.text import Ink
 from kraynd.waiting import WAIT_LIMIT, Board, Watch, wait_for
 from krayne import messages, rpc
@@ -296,6 +297,8 @@ class Methods:
             return render.cluster(details, params.format, about)
         if params.view == "ports":
             return render.ports(self._chosen_forwards(params), params.format, about)
+        if params.view == "names":
+            return render.Page(names(params.name or "", self._backend.clusters(), params.namespace))
         if params.view == "status":
             return render.status(self._backend.status(), params.format, about)
         raise UsageError(f"there is no view {params.view[:40]!r}", hint="clusters, cluster, ports or status")

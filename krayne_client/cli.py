@@ -12,14 +12,18 @@ from collections.abc import Sequence
 from krayne.errors import KrayneError, UsageError
 from krayne_client.commands import (
     changing,
+    completing,
     copying,
     daemon,
     declaring,
+    doctoring,
     editing,
     entering,
     forwarding,
+    job,
     reaching,
     reading,
+    setup,
     sshing,
     tending,
 )
@@ -39,7 +43,11 @@ PARTS = (
     entering,
     copying,
     sshing,
+    job,
+    setup,
+    doctoring,
     daemon,
+    completing,
 )
 
 

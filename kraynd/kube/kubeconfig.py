@@ -45,6 +45,16 @@ class Access(msgspec.Struct, frozen=True):
         return f"Access({self.context!r}, {self.server!r})"
 
 
+class Named(msgspec.Struct, frozen=True):
+    """One context as a list shows it."""
+
+    name: str
+    server: str
+    user: str
+    namespace: str
+    current: bool
+
+
 class _Entry(msgspec.Struct, frozen=True):
     """A named part of a kubeconfig, and the folder its relative paths start from."""
 
@@ -82,6 +92,30 @@ def kubeconfig_files(settings: KrayneSettings, environ: Mapping[str, str]) -> tu
 def kubeconfig_stamps(settings: KrayneSettings, environ: Mapping[str, str]) -> tuple[tuple[str, Stamp], ...]:
     """Changes when one of those files does: what to watch while there is no usable kubeconfig."""
     return tuple((path, stamp(path)) for path in kubeconfig_files(settings, environ))
+
+
+def list_contexts(settings: KrayneSettings, environ: Mapping[str, str]) -> tuple[tuple[str, ...], tuple[Named, ...]]:
+    """The files looked at and their contexts, usable or not. Raises KubeConfigError for a file that is malformed."""
+    there = tuple(path for path, found in kubeconfig_stamps(settings, environ) if found is not None)
+    if not there:
+        files = ", ".join(kubeconfig_files(settings, environ))
+        raise KubeConfigError(f"there is no kubeconfig: {files} does not exist", hint="krayne init --kubeconfig FILE")
+    merged = _Merged(", ".join(there), "", {}, {}, {})
+    for path in there:
+        _merge(merged, path, _content(path))
+    found = []
+    for name, entry in sorted(merged.contexts.items()):
+        cluster = merged.clusters.get(str(entry.value.get("cluster")))
+        server = _shown_server(cluster.value if cluster else {})
+        user, namespace = str(entry.value.get("user") or ""), str(entry.value.get("namespace") or "default")
+        found.append(Named(name, server, user, namespace, name == merged.current))
+    return there, tuple(found)
+
+
+def _shown_server(cluster: Json) -> str:
+    """The address, unless it could hold a password."""
+    server = str(cluster.get("server") or "")
+    return "" if "@" in server else server
 
 
 def find_access(settings: KrayneSettings, environ: Mapping[str, str]) -> Access:

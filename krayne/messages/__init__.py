@@ -39,6 +39,7 @@ from krayne.messages.calls import (
     WatchStarted,
 )
 from krayne.messages.pods import ExecParams, LogParams, PodParams, SshHost, SshHosts, Streaming
+from krayne.messages.setup import ContextList, ContextsParams, ContextView, UseParams, UseResult
 from krayne.messages.tending import (
     ClusterSource,
     Difference,
@@ -99,6 +100,9 @@ __all__ = [
     "ClusterParams",
     "ClusterSource",
     "ClusterView",
+    "ContextList",
+    "ContextView",
+    "ContextsParams",
     "CreateParams",
     "Created",
     "DaemonStatus",
@@ -138,6 +142,8 @@ __all__ = [
     "SshHosts",
     "Streaming",
     "UnwatchParams",
+    "UseParams",
+    "UseResult",
     "WaitParams",
     "WaitResult",
     "WatchEvent",

@@ -354,7 +354,7 @@ async def test_daemon_stop_waits_for_its_end(alone: Shell) -> None:
 
 VERBS = (
     "ls get describe ports status version wait create apply scale delete adopt confirm tun-open tun-close daemon "
-    "suspend resume idle events diff edit"
+    "suspend resume idle events diff edit init context doctor completion job"
 )
 
 

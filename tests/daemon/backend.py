@@ -210,7 +210,8 @@ class MemoryBackend(TendedMemory):
 
 def methods(backend: MemoryBackend) -> Methods:
     """The handlers over `backend`, with every group the daemon has."""
-    return Methods(backend, TendMethods(backend), Reaching(backend, lambda: None, backend), wall=lambda: WALL)
+    reaching = Reaching(backend, lambda: None, backend)
+    return Methods(backend, TendMethods(backend), backend.setup, reaching, wall=lambda: WALL)
 
 
 @asynccontextmanager

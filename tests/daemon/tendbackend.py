@@ -7,9 +7,11 @@ from typing import Any
 import anyio
 import msgspec
 
+from kraynd.calls import Call
 from kraynd.core.model import ClusterKey
+from krayne import messages
 from krayne.config import ClusterConfig, dump_cluster_yaml, parse_cluster_yaml
-from krayne.errors import ConflictError
+from krayne.errors import ConflictError, KubeConfigError
 from krayne.messages import (
     ClientVersions,
     ClusterSource,
@@ -20,6 +22,29 @@ from krayne.messages import (
     FieldChange,
 )
 
+NAMES = ("one", "two")
+
+
+class SetupMemory:
+    """`kraynd.setupmethods.SetupMethods` over two contexts in memory."""
+
+    def __init__(self) -> None:
+        self.used = "one"
+        self.condition = "ready"
+
+    async def setup_contexts(self, call: Call, params: messages.ContextsParams) -> messages.ContextList:
+        found = [messages.ContextView(name=one, server=f"https://{one}", used=one == self.used) for one in NAMES]
+        return messages.ContextList(files=(params.kubeconfig or "/k",), contexts=tuple(found))
+
+    async def setup_use(self, call: Call, params: messages.UseParams) -> messages.UseResult:
+        if params.context not in NAMES:
+            raise KubeConfigError(f"there is no context {params.context} in /k")
+        self.used = params.context
+        world = messages.WorldView(condition=self.condition, reason="as it is", hint="log in")
+        return messages.UseResult(
+            kubeconfig=params.kubeconfig, context=params.context, settings="/s/config.yaml", world=world
+        )
+
 
 class TendedMemory:
     """Mixed into MemoryBackend, whose views and log it uses."""
@@ -28,6 +53,7 @@ class TendedMemory:
     log: list[tuple[Any, ...]]
 
     def __init__(self) -> None:
+        self.setup = SetupMemory()
         self.files: dict[ClusterKey, str] = {}
         self.told: tuple[EventView, ...] = ()
         self.more_told = anyio.Event()

@@ -222,7 +222,7 @@ async def test_ready_means_that_its_ports_are_open(daemon: Client, backend: Memo
     backend.put(some_cluster())
     assert (await daemon.line())["result"]["met"]
     backend.put(some_cluster(services=some_services(HOLDING)))
-    await waiting(daemon, timeout_ms=1)
+    await waiting(daemon, timeout_ms=500)
     assert "dashboard is holding" in (await daemon.line())["error"]["message"]
 
 
