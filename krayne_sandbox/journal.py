@@ -47,20 +47,37 @@ class Entry(NamedTuple):
     change: Change
 
 
+class StateError(OSError):
+    """The file cannot be used, in a sentence."""
+
+
+def _unusable(path: str, error: sqlite3.Error) -> StateError:
+    if "locked" in str(error):
+        return StateError(f"another sandbox is using {path}")
+    return StateError(f"the sandbox's state in {path} cannot be read: {error}")
+
+
 class Journal:
-    """The file. Raises StatusError (InternalError) when it cannot be written."""
+    """The file, held by one process. Raises StateError; StatusError (InternalError) when it cannot be written."""
 
     def __init__(self, path: str) -> None:
-        self._path = path
-        self._db = sqlite3.connect(path, isolation_level=None)
+        self._db = sqlite3.connect(path, isolation_level=None, timeout=0.0)
+        try:
+            self._prepare(path)
+            marks = dict(self._db.execute("SELECT name, value FROM marks"))
+        except sqlite3.Error as error:
+            self._db.close()
+            raise _unusable(path, error) from error
+        self.revision = int(marks.get("revision", 0))
+        self.compacted = int(marks.get("compacted", 0))
+
+    def _prepare(self, path: str) -> None:
         if path != ":memory:":
             Path(path).chmod(0o600)
+        self._db.execute("PRAGMA locking_mode=EXCLUSIVE")  # two sandboxes would each believe their own memory
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=NORMAL")
         self._db.executescript(_SCHEMA)
-        marks = dict(self._db.execute("SELECT name, value FROM marks"))
-        self.revision = int(marks.get("revision", 0))
-        self.compacted = int(marks.get("compacted", 0))
 
     def close(self) -> None:
         """Write everything down and let go of the file."""

@@ -69,7 +69,21 @@ class Store:
         for name in FIRST_NAMESPACES:
             if store.find(NAMESPACES, "", name) is None:
                 store.create(NAMESPACES, {"metadata": {"name": name}})
+        store._sweep()
         return store
+
+    def _sweep(self) -> None:
+        """Finish the cascades that a crash or a full disk cut short."""
+        for kind in KINDS:
+            for thing in list(self._things[kind].values()):
+                name, home = name_of(thing), namespace_of(thing)
+                if owners(thing) and not self._has_owner(thing) and not is_deleting(thing):
+                    self.delete(kind, home, name)
+        for thing in list(self._things[NAMESPACES].values()):
+            if is_deleting(thing):
+                self._empty(name_of(thing))
+                if ("", name_of(thing)) in self._things[NAMESPACES]:
+                    self._settle(NAMESPACES, thing)
 
     def close(self) -> None:
         """Let go of the file."""

@@ -16,15 +16,18 @@ from kraynd.core.podside import PodPair, PodSession
 from krayne_sandbox.api.paths import Target
 from krayne_sandbox.api.upgrade import Carrier, chosen, spdy_head, upgrade_of, websocket_head
 from krayne_sandbox.core.statuses import StatusError, bad_request
+from krayne_sandbox.journal import DELETED, Change
+from krayne_sandbox.kinds import PODS
 from krayne_sandbox.node.face import Node
+from krayne_sandbox.store import FellBehindError, Store
 
 STREAM_PROTOCOL: Final = "portforward.k8s.io"
 EARLY_LIMIT: Final = 1024 * 1024  # bytes kept for a listener that is being connected to, before reading stops
 CONNECT_SECONDS: Final = 10.0  # to a socket of this machine
 
 
-async def forward(request: web.Request, target: Target, node: Node) -> web.StreamResponse:
-    """Serve one tunnel until it ends."""
+async def forward(request: web.Request, target: Target, store: Store, node: Node) -> web.StreamResponse:
+    """Serve one tunnel until it ends, or its pod does."""
     asked = upgrade_of(request)
     framed = asked == "websocket"
     if framed:
@@ -38,13 +41,32 @@ async def forward(request: web.Request, target: Target, node: Node) -> web.Strea
     async with anyio.create_task_group() as tasks:
         tunnel = _Tunnel(carrier, target, node, tasks)
         carrier.start(tunnel.session, head)
+        tasks.start_soon(_end_with_pod, store, target, carrier)
         try:
             await carrier.over.wait()
         finally:
-            carrier.close()
             tunnel.session.ended()
+            await carrier.closed()
             tasks.cancel_scope.cancel()
     return web.Response()  # nobody is there to read it
+
+
+async def _end_with_pod(store: Store, target: Target, carrier: Carrier) -> None:
+    """A pod that is gone or done takes its connections along, as on a real node."""
+    uid = store.get(PODS, target.namespace, target.name)["metadata"]["uid"]
+    with store.follow(PODS, store.revision) as subscription:
+        while True:
+            try:
+                news = await subscription.changes()
+            except FellBehindError:
+                break
+            if any(one.object["metadata"]["uid"] == uid and _is_over(one) for one in news):
+                break
+    carrier.close()
+
+
+def _is_over(change: Change) -> bool:
+    return change.type == DELETED or (change.object.get("status") or {}).get("phase") in {"Failed", "Succeeded"}
 
 
 class _Tunnel:

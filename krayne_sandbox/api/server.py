@@ -190,7 +190,7 @@ class Api:
         if target.subresource == "log" and request.method == "GET":
             return await log(request, target, self._store, self._node)
         if target.subresource == "portforward" and request.method in {"GET", "POST"}:
-            return await forward(request, target, self._node)
+            return await forward(request, target, self._store, self._node)
         if target.subresource == "exec" and request.method in {"GET", "POST"}:
             return await execute(request, target, self._node)
         if target.subresource == "eviction" and request.method == "POST":

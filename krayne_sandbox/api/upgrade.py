@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final, Protocol
 
+import anyio
 from aiohttp import web
 
 from kraynd.core import websocket
@@ -16,6 +17,7 @@ from krayne.errors import ProtocolError
 from krayne_sandbox.core.statuses import bad_request
 
 RECEIVE_BUFFER: Final = 64 * 1024
+GOODBYE_SECONDS: Final = 1.0  # for the client to take leave of TLS
 
 
 class Session(Protocol):
@@ -126,6 +128,15 @@ class Carrier(asyncio.BufferedProtocol):
         self._held.discard(who)
         if not self._held and not self._transport.is_closing():
             self._transport.resume_reading()
+
+    async def closed(self) -> None:
+        """Say goodbye, and be sure that the connection is gone when this returns."""
+        self.close()
+        with anyio.CancelScope(shield=True):
+            with anyio.move_on_after(GOODBYE_SECONDS):
+                await self.over.wait()
+            self._transport.abort()
+            await self.over.wait()
 
     def close(self) -> None:
         """Say goodbye and end the connection."""

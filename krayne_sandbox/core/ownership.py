@@ -87,12 +87,12 @@ def _children(shape: Shape, value: Any) -> Iterator[tuple[str, Shape, Any]]:
 
 
 def _values(shape: Shape, thing: Json) -> dict[Path, Any]:
-    """Every place of an object: leaves with their value, containers with None."""
+    """Every place of an object: leaves with their value in a tuple, what holds others with its type."""
     found: dict[Path, Any] = {}
 
     def walk(inner: Shape, value: Any, path: Path) -> None:
         children = list(_children(inner, value))
-        found[path] = None if children else (value,)
+        found[path] = type(value) if children else (value,)
         for step, deeper, one in children:
             walk(deeper, one, (*path, step))
 
@@ -117,9 +117,14 @@ class Difference(NamedTuple):
 def difference(shape: Shape, old: Json, new: Json) -> Difference:
     """Which fields an update wrote and which it took away."""
     was, now = _values(shape, old), _values(shape, new)
-    written = {path for path, one in now.items() if path not in was or (one is not None and was[path] != one)}
+    written = {path for path, one in now.items() if path not in was or _is_new(was[path], one)}
     written -= shape.fixed
     return Difference(frozenset(written), frozenset(path for path in was if path not in now))
+
+
+def _is_new(was: Any, now: Any) -> bool:
+    """Whether a place's own value changed; a container is as new as what is in it."""
+    return was != now and not (isinstance(now, type) and was == (now(),))
 
 
 # What managers own.
@@ -226,7 +231,7 @@ def applied(shape: Shape, live: Json, config: Json, manager: Manager, now: str) 
         owners[FIRST] = Owned(difference(shape, {}, live).written, now, str(live.get("apiVersion") or ""))
     before = owners.pop(manager, Owned(frozenset(), now, ""))
     merged = _merged(shape, live, wanted)
-    changed = difference(shape, live, merged).written
+    changed = frozenset().union(*difference(shape, live, merged))
     clashes = [
         Clash(path, other, owned.api_version)
         for other, owned in sorted(owners.items())
@@ -234,7 +239,8 @@ def applied(shape: Shape, live: Json, config: Json, manager: Manager, now: str) 
     ]
     owners = {other: owned._replace(fields=owned.fields - changed) for other, owned in owners.items()}
     others = frozenset().union(*(owned.fields for owned in owners.values()))
-    for path in sorted(before.fields - mine - others, key=len, reverse=True):
+    said = {path[:size] for path in before.fields for size in range(1, len(path) + 1)}  # what held it goes with it
+    for path in sorted(said - mine - others, key=len, reverse=True):
         if not any(one[: len(path)] == path for one in mine | others):
             _take_away(shape, merged, path)
     same = before.fields == mine and not changed

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from krayne_sandbox.journal import HISTORY
+from krayne_sandbox.journal import HISTORY, StateError
 from krayne_sandbox.kinds import CONFIGMAPS, EVENTS, NAMESPACES, PODS, RAYCLUSTERS, SERVICES
 from krayne_sandbox.store import FellBehindError, StatusError, Store
 from tests.sandbox.things import Clock, opened, owned, pod, thing
@@ -201,6 +201,39 @@ def test_all_survives_a_restart(tmp_path: Path) -> None:
     with second.follow(RAYCLUSTERS, revision - 2) as reader:
         assert [one.type for one in asyncio.run(reader.changes())] == ["ADDED", "DELETED"]
     second.close()
+
+
+def test_what_a_crash_cut_short_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = opened(tmp_path / "state.db")
+    owner = store.create(RAYCLUSTERS, thing("one"))
+    store.create(SERVICES, owned("mine", owner))
+    store.create(NAMESPACES, thing("mine"))
+    store.create(CONFIGMAPS, thing("a", namespace="mine"))
+    with monkeypatch.context() as crash:
+        crash.setattr(store, "_delete_owned", lambda _: None)
+        crash.setattr(store, "_empty", lambda _: None)
+        store.delete(RAYCLUSTERS, "default", "one")
+        store.delete(NAMESPACES, "", "mine")
+    assert store.list(SERVICES)
+    store.close()
+    again = opened(tmp_path / "state.db")
+    assert (again.list(SERVICES), again.list(CONFIGMAPS)) == ([], [])
+    assert again.find(NAMESPACES, "", "mine") is None
+    again.close()
+
+
+def test_one_file_serves_one_sandbox(tmp_path: Path) -> None:
+    store = opened(tmp_path / "state.db")
+    with pytest.raises(StateError, match="another sandbox is using"):
+        opened(tmp_path / "state.db")
+    store.close()
+    opened(tmp_path / "state.db").close()
+
+
+def test_a_file_that_is_no_state_is_named(tmp_path: Path) -> None:
+    (tmp_path / "state.db").write_bytes(b"something else entirely" * 100)
+    with pytest.raises(StateError, match=r"state\.db cannot be read"):
+        opened(tmp_path / "state.db")
 
 
 def test_a_full_disk_changes_nothing(tmp_path: Path) -> None:
