@@ -87,12 +87,17 @@ class Listener:
 
     def close(self) -> None:
         self.gate.set()
-        for one in (self.server, *self._clients):
-            with suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
-            one.close()
-        for thread in self._threads:
+        self._end(self.server)
+        self._threads[0].join(LIMIT)  # no client comes any more
+        for one in self._clients:
+            self._end(one)
+        for thread in self._threads[1:]:
             thread.join(LIMIT)
+
+    def _end(self, sock: socket.socket) -> None:
+        with suppress(OSError):
+            sock.shutdown(socket.SHUT_RDWR)
+        sock.close()
 
 
 @pytest.fixture
