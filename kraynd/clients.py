@@ -17,14 +17,17 @@ import anyio.abc
 import msgspec
 
 from kraynd.core.forwarding import ForwardSpec, HoldSettings, Wait, after_end
-from kraynd.core.model import ForwardKey, PodTarget
+from kraynd.core.httpguard import HttpGuard, refusal_answer
+from kraynd.core.model import ForwardKey, PodTarget, Service, service_url
 from kraynd.core.pipe import End
-from kraynd.local.accepted import LocalConnection
+from kraynd.local.accepted import LocalConnection, Mode
 from kraynd.local.control import is_hung_up
 from kraynd.local.peer import CAN_TELL, Peers
 from krayne.errors import KrayneError
 
 log = logging.getLogger("kraynd.forwards")
+
+HEAD_SECONDS = 60.0  # for a request's first head: browsers open connections ahead of need and use them within these
 
 
 class Ended(Protocol):
@@ -72,7 +75,10 @@ class Aim(msgspec.Struct, frozen=True):
 
 
 class Ground(msgspec.Struct, frozen=True):
-    """What all forwards of a daemon stand on. `allowed` are the uids let in; None lets everybody in."""
+    """What all forwards of a daemon stand on.
+
+    `allowed` are the uids let in; None lets everybody in. `guard_web`: HTTP forwards refuse other web pages' requests.
+    """
 
     hold: HoldSettings
     peers: Peers
@@ -80,6 +86,7 @@ class Ground(msgspec.Struct, frozen=True):
     scratch: memoryview
     on_change: Callable[[ForwardKey], None]
     rand: Callable[[], float] = random.random
+    guard_web: bool = True
 
 
 class Doors(Protocol):
@@ -107,6 +114,7 @@ class Clients:
         self.total = 0
         self.refused = 0
         self.foreign = 0
+        self.blocked_requests = 0
         self.reconnects = 0
         self._spec = spec
         self._ground = ground
@@ -114,6 +122,8 @@ class Clients:
         self._news = anyio.Event()  # another aim, or a wake
         self._connections: dict[LocalConnection, Wait] = {}
         self._held: dict[LocalConnection, anyio.CancelScope | None] = {}
+        self._unheard: dict[LocalConnection, asyncio.TimerHandle] = {}  # their first request is not whole yet
+        self._names = frozenset({f"{spec.key.service}.{spec.key.cluster}.localhost".lower()})
         self._bytes_in = self._bytes_out = 0  # of closed connections
 
     # What the forward asks.
@@ -126,7 +136,7 @@ class Clients:
     @property
     def streaming(self) -> int:
         """Connections that have, or had, their stream."""
-        return len(self._connections) - len(self._held)
+        return len(self._connections) - len(self._held) - len(self._unheard)
 
     @property
     def traffic(self) -> tuple[int, int]:
@@ -160,7 +170,8 @@ class Clients:
     def accept(self, accepted: socket.socket) -> None:
         """Splice a newcomer in this tick if a tunnel is warm, else hold it."""
         loop = asyncio.get_running_loop()
-        connection = LocalConnection(accepted, self, loop, self._ground.scratch)
+        guard = self._guard_for(accepted)
+        connection = LocalConnection(accepted, self, loop, self._ground.scratch, guard)
         if not self._is_allowed(accepted):
             connection.abort("not the user's own")
             return
@@ -168,13 +179,28 @@ class Clients:
         self._connections[connection] = Wait(loop.time())
         if len(self._connections) >= self._ground.hold.open:
             self._doors.pause()
+        if guard is None:
+            connection.read_early()
+            self._serve(connection)
+            return
+        self._unheard[connection] = loop.call_later(HEAD_SECONDS, connection.abort, "no request came")
         connection.read_early()
+        if connection.mode is Mode.WAITING:
+            connection.wait()
+
+    def _serve(self, connection: LocalConnection) -> None:
+        """A stream at once where a tunnel is warm, else a place among the held."""
         try:
             if not connection.is_closed and not self._open_now(connection):
                 self._hold(connection)
         except Exception as error:  # noqa: BLE001 - the wall: this connection ends, no other
             connection.fault(error)
         self._doors.changed()
+
+    def _guard_for(self, accepted: socket.socket) -> HttpGuard | None:
+        """HTTP services are guarded; their Unix sockets are out of any web page's reach."""
+        guarded = self._ground.guard_web and self._spec.scheme == "http" and accepted.family != socket.AF_UNIX
+        return HttpGuard(self._names) if guarded else None
 
     def _is_allowed(self, accepted: socket.socket) -> bool:
         allowed = self._ground.allowed
@@ -334,8 +360,26 @@ class Clients:
             self.refusal = ""
             self._doors.changed()
 
+    def admitted(self, connection: LocalConnection) -> None:
+        """The first request is whole and may pass."""
+        timer = self._unheard.pop(connection, None)
+        if timer is not None:
+            timer.cancel()
+            self._serve(connection)
+
+    def blocked(self, connection: LocalConnection, why: str) -> bytes:  # noqa: ARG002 - the Owner's word
+        """A request that may not pass: counted, shown, answered."""
+        self.blocked_requests += 1
+        self.last_error = f"a request was refused: {why}"
+        self._doors.changed()
+        service = Service(self._spec.key.service, self._spec.remote_port, self._spec.scheme)
+        return refusal_answer(why, service_url(service, self._spec.key.cluster, self._spec.local_port))
+
     def finished_early(self, connection: LocalConnection) -> None:
         """A waiting client sent FIN: one that left without a word (a port scanner) need not be held."""
+        if connection in self._unheard:
+            connection.abort("the local client is gone")
+            return
         if connection.bytes_out:
             return
         if connection.socket.family == socket.AF_UNIX:
@@ -354,6 +398,9 @@ class Clients:
         scope = self._held.pop(connection, None)
         if scope is not None:
             scope.cancel()
+        timer = self._unheard.pop(connection, None)
+        if timer is not None:
+            timer.cancel()
         if self.tasks is not None:
             self._limit_newcomers()
         self._doors.changed()

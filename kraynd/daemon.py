@@ -57,7 +57,7 @@ class Daemon:
     def __init__(self, home: Home, settings: DaemonSettings, notes: tuple[str, ...] = ()) -> None:
         self.home = home
         self.settings = settings
-        self.notes = notes
+        self.notes = (*notes, *_open_locks(settings))
         self.memory = MemoryStore.load()
         self.desired = Desired(home)
         self.changes = Changes(start=time.time_ns() // 1_000_000)
@@ -77,7 +77,13 @@ class Daemon:
             on_change=self._status_changed,
         )
         hold = HoldSettings(seconds=settings.hold.seconds, connections=settings.hold.connections)
-        self.forwards = Forwards(socket_dir=paths.run_dir(), hold=hold, on_change=self._forward_changed)
+        self.forwards = Forwards(
+            socket_dir=paths.run_dir(),
+            hold=hold,
+            on_change=self._forward_changed,
+            check_peer=settings.locks.users,
+            guard_web=settings.locks.web,
+        )
         self.reports = Reports(self._reported)
         self._stop = anyio.Event()
         self._stale = anyio.Event()
@@ -265,6 +271,16 @@ class Daemon:
 def _bootstrap(settings: BootstrapDownloads) -> BootstrapSettings:
     chosen = settings.model_dump(exclude_none=True)
     return BootstrapSettings(**chosen)
+
+
+def _open_locks(settings: DaemonSettings) -> tuple[str, ...]:
+    """What the user has switched off, shown for as long as it is."""
+    said = []
+    if not settings.locks.users:
+        said.append("other users of this machine get through the forwards (locks.users is off)")
+    if not settings.locks.web:
+        said.append("web pages of elsewhere get through HTTP forwards (locks.web is off)")
+    return tuple(said)
 
 
 def _default_image(named: str | None) -> ImageChoice:

@@ -193,6 +193,7 @@ class Forward:
             total=clients.total,
             refused=clients.refused,
             foreign=clients.foreign,
+            blocked=clients.blocked_requests,
             bytes_in=bytes_in,
             bytes_out=bytes_out,
             reconnects=clients.reconnects,

@@ -27,7 +27,10 @@ NAME_LIMIT = 39  # bytes for a socket's name: `paths.run_dir` leaves 40, and the
 
 
 class Forwards:
-    """See the module. `allowed` are further uids let in beside the user's own; `check_peer` False lets everybody in."""
+    """See the module. `allowed` are further uids let in beside the user's own.
+
+    Locks, on by default: `check_peer` False lets every user in, `guard_web` False every web page.
+    """
 
     def __init__(
         self,
@@ -36,6 +39,7 @@ class Forwards:
         hold: HoldSettings = DEFAULT_HOLD,
         on_change: Callable[[ForwardKey], None],
         check_peer: bool = True,
+        guard_web: bool = True,
         allowed: Collection[int] = (),
         inherited: Iterable[socket.socket] = (),
     ) -> None:
@@ -47,6 +51,7 @@ class Forwards:
             allowed=frozenset({os.getuid(), *allowed}) if check_peer else None,
             scratch=memoryview(bytearray(READ_SIZE)),
             on_change=on_change,
+            guard_web=guard_web,
         )
         self._inherited: dict[int, list[socket.socket]] = {}
         for one in inherited:

@@ -69,6 +69,7 @@ def forward_view(state: ForwardState, url: str) -> ForwardView:
         last_error=state.last_error,
         since=state.since,
         foreign=state.foreign,
+        blocked=state.blocked,
         socket=state.socket,
     )
 

@@ -32,8 +32,9 @@ class ForwardState(msgspec.Struct, frozen=True, kw_only=True):
     """What a forward is. `since` is unix time of the last change of `state`.
 
     `connections` have a stream now, `held` wait for one, `total` were ever let in. `refused` were reset because they
-    were too many, waited too long or could not be served; `foreign` were other users'. `bytes_in` went to local
-    clients, `bytes_out` came from them. `reconnects` counts connections given another stream in place of a lost one.
+    were too many, waited too long or could not be served; `foreign` were other users'; `blocked` are requests of web
+    pages. `bytes_in` went to local clients, `bytes_out` came from them. `reconnects` counts connections given another
+    stream in place of a lost one.
     """
 
     key: ForwardKey
@@ -46,6 +47,7 @@ class ForwardState(msgspec.Struct, frozen=True, kw_only=True):
     total: int = 0
     refused: int = 0
     foreign: int = 0
+    blocked: int = 0
     bytes_in: int = 0
     bytes_out: int = 0
     reconnects: int = 0

@@ -314,6 +314,7 @@ def _forward_remarks(one: ForwardView) -> list[str]:
     remarks = [one.reason or (f"last error: {one.last_error}" if one.last_error else "")]
     remarks.append(f"{one.refused} reset" if one.refused else "")
     remarks.append(f"{one.foreign} of other users refused" if one.foreign else "")
+    remarks.append(f"{one.blocked} requests of web pages refused" if one.blocked else "")
     return [remark for remark in remarks if remark]
 
 

@@ -12,6 +12,7 @@ from enum import Enum
 from typing import Protocol
 
 from kraynd.core.forwarding import KEEP_LIMIT
+from kraynd.core.httpguard import HttpGuard, RefusedRequestError
 from kraynd.core.pipe import Buffer, End
 
 HIGH = 256 * 1024  # bytes that wait for the client when the peer is paused
@@ -40,6 +41,12 @@ class Owner(Protocol):
     def finished_early(self, connection: "LocalConnection") -> None:
         """The client stopped sending before there was a stream."""
 
+    def admitted(self, connection: "LocalConnection") -> None:
+        """The guard let the client's first bytes through."""
+
+    def blocked(self, connection: "LocalConnection", why: str) -> bytes:
+        """The guard refused a request; returns the answer to it."""
+
     def closed(self, connection: "LocalConnection") -> None:
         """The socket is gone; nothing more comes."""
 
@@ -48,11 +55,15 @@ class Owner(Protocol):
 
 
 class LocalConnection:
-    """See the module. `scratch` is a read buffer shared by the connections of a loop: data in it lives one call."""
+    """See the module. `scratch` is a read buffer shared by the connections of a loop: data in it lives one call.
+
+    With a `guard` only what it lets through leaves or is kept.
+    """
 
     __slots__ = (
         "_fin_sent",
         "_fin_wanted",
+        "_guard",
         "_kept",
         "_loop",
         "_out",
@@ -73,7 +84,12 @@ class LocalConnection:
     )
 
     def __init__(
-        self, connection: socket.socket, owner: Owner, loop: asyncio.AbstractEventLoop, scratch: memoryview
+        self,
+        connection: socket.socket,
+        owner: Owner,
+        loop: asyncio.AbstractEventLoop,
+        scratch: memoryview,
+        guard: HttpGuard | None = None,
     ) -> None:
         self.peer: End | None = None
         self.socket = connection
@@ -83,6 +99,7 @@ class LocalConnection:
         self.bytes_in = 0  # from the pod to the client
         self.bytes_out = 0  # from the client towards the pod; a replay counts once
         self._owner = owner
+        self._guard = guard
         self._loop = loop
         self._scratch = scratch
         self._kept: bytearray | None = bytearray()
@@ -243,7 +260,7 @@ class LocalConnection:
         if self.client_finished or self._paused or self.mode in (Mode.CLOSED, Mode.FROZEN):
             wanted = False
         elif self.mode is Mode.WAITING:
-            wanted = self._kept is not None and len(self._kept) < KEEP_LIMIT
+            wanted = self._room() > 0
         else:
             wanted = True
         if wanted and not self._reading:
@@ -252,6 +269,12 @@ class LocalConnection:
         elif self._reading and not wanted:
             self._reading = False
             self._loop.remove_reader(self.socket.fileno())
+
+    def _room(self) -> int:
+        """Bytes that may be read while there is no stream."""
+        if self._kept is None:
+            return 0
+        return KEEP_LIMIT - len(self._kept) - (self._guard.held if self._guard is not None else 0)
 
     def _on_readable(self) -> None:
         try:
@@ -262,8 +285,8 @@ class LocalConnection:
     def _read(self) -> None:
         size = READ_SIZE
         if self.mode is Mode.WAITING:
-            size = KEEP_LIMIT - len(self._kept or b"")
-            if size == 0:
+            size = self._room()
+            if size <= 0:
                 return
         try:
             count = self.socket.recv_into(self._scratch, size)
@@ -275,7 +298,38 @@ class LocalConnection:
         if count == 0:
             self._client_fin()
         elif self.mode is not Mode.DRAINING:
-            self._client_data(self._scratch[:count])
+            self._admit(self._scratch[:count])
+
+    def _admit(self, data: memoryview) -> None:
+        if self._guard is None:
+            self._client_data(data)
+            return
+        try:
+            through = self._guard.feed(data)
+        except RefusedRequestError as error:
+            self._refuse(self._owner.blocked(self, str(error)))
+            return
+        if not through:
+            return
+        first = self.bytes_out == 0
+        self._client_data(memoryview(through))
+        if first:
+            self._owner.admitted(self)
+
+    def _refuse(self, answer: bytes) -> None:
+        """Tell the client and end; in the middle of an exchange there is nothing left to tell but a reset."""
+        peer, self.peer = self.peer, None
+        answering = self.answered
+        self._guard = None
+        self._kept = None
+        self.answered = True  # by us: the pod has said nothing
+        if answering:
+            self.abort("a request was refused")
+        else:
+            self.write(answer)
+            self.finish()
+        if peer is not None:
+            peer.abort("a request was refused")
 
     def _client_data(self, data: memoryview) -> None:
         self.bytes_out += len(data)

@@ -61,6 +61,13 @@ class HoldBounds(_Model):
     connections: Annotated[int, Field(strict=True, ge=0, le=100_000)] = 256
 
 
+class Locks(_Model):
+    """Who is kept out of the forwards: other users of this machine, web pages of elsewhere."""
+
+    users: Flag = True
+    web: Flag = True
+
+
 class DaemonSettings(_Model):
     """What kraynd does that is not one cluster's affair."""
 
@@ -70,6 +77,7 @@ class DaemonSettings(_Model):
     default_image: Text | None = None
     ports: PortRange = Field(default_factory=PortRange)
     hold: HoldBounds = Field(default_factory=HoldBounds)
+    locks: Locks = Field(default_factory=Locks)
     tunnel_idle_seconds: Positive = 600.0
     bootstrap: BootstrapDownloads = Field(default_factory=BootstrapDownloads)
 

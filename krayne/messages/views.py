@@ -83,7 +83,10 @@ class HeadView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ForwardView(msgspec.Struct, frozen=True, kw_only=True):
-    """One forward with its counters. `foreign`: other users' connections refused; `socket`: its Unix socket."""
+    """One forward with its counters. Refused: `foreign` connections of other users, `blocked` requests of web pages.
+
+    `socket`: its Unix socket.
+    """
 
     namespace: str
     cluster: str
@@ -104,6 +107,7 @@ class ForwardView(msgspec.Struct, frozen=True, kw_only=True):
     since: float | None = None
     foreign: int = 0
     socket: str = ""
+    blocked: int = 0
 
 
 class ServiceReportView(msgspec.Struct, frozen=True):

@@ -23,6 +23,7 @@ def test_without_a_file_everything_has_its_default(file: Path) -> None:
         "default_image": None,
         "ports": {"low": 15000, "high": 24999},
         "hold": {"seconds": 30.0, "connections": 256},
+        "locks": {"users": True, "web": True},
         "tunnel_idle_seconds": 600.0,
         "bootstrap": {
             "code_server_version": None,

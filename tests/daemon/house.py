@@ -55,9 +55,9 @@ class House:
     def state(self, key: ForwardKey = SSH) -> ForwardState:
         return self.forwards.states()[key]
 
-    async def open(self, remote: int = ECHO, key: ForwardKey = SSH, port: int = 0) -> int:
+    async def open(self, remote: int = ECHO, key: ForwardKey = SSH, port: int = 0, scheme: str = "tcp") -> int:
         """A forward, wanted beside those there are and listening; its local port."""
-        spec = ForwardSpec(key, remote, port or free_port(), "tcp")
+        spec = ForwardSpec(key, remote, port or free_port(), scheme)
         others = [one.spec for one in self.forwards._forwards.values() if one.spec.key != key]
         self.forwards.want([*others, spec])
         await until(lambda: self.state(key).socket != "")

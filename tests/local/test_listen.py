@@ -89,6 +89,11 @@ class Watcher:
     def finished_early(self, connection: LocalConnection) -> None:
         self.early.set()
 
+    def admitted(self, connection: LocalConnection) -> None: ...
+
+    def blocked(self, connection: LocalConnection, why: str) -> bytes:
+        return why.encode()
+
     def closed(self, connection: LocalConnection) -> None:
         assert not self.over.is_set()
         self.over.set()
