@@ -4,6 +4,7 @@ import asyncio
 import shutil
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
@@ -218,6 +219,7 @@ class Knocking:
         self.refused: list[str] = []  # connects that failed
         self.lost: list[str] = []  # connections that ended without an answer
         self.wrong: list[bytes] = []
+        self.times: list[float] = []  # when each was served, by the monotonic clock
         self._port = port
         self._done = threading.Event()
         self._lock = threading.Lock()
@@ -257,6 +259,7 @@ class Knocking:
         with self._lock:
             if found == data:
                 self.served += 1
+                self.times.append(time.monotonic())
             elif not found:
                 self.lost.append(why)
             else:
