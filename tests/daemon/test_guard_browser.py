@@ -1,0 +1,185 @@
+"""A real browser and an HTTP forward: our own page works whole, a foreign page and a rebound name get nothing through.
+
+Needs chromium; skipped without it.
+"""
+
+import asyncio
+import contextlib
+import shutil
+import subprocess
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import anyio
+import pytest
+
+from kraynd.core.model import ForwardKey
+from tests.daemon.fakepod import App, PodStream
+from tests.daemon.house import House
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-headless-shell")
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.timeout(300),
+    pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed"),
+]
+WEB = ForwardKey("default", "demo", "dashboard")
+PAGE = 8265
+LIMIT = 120.0  # seconds for one page in a browser on a busy machine
+
+OWN_PAGE = """<!doctype html><body><p id=a>page</p><script src=/script.js></script><script>
+fetch('/data', {method: 'POST', body: 'own'}).then(r => r.text()).then(t => document.body.append(' data:' + t));
+const ws = new WebSocket('ws://' + location.host + '/socket');
+ws.onclose = () => document.body.append(' socket asked');
+</script></body>"""
+FOREIGN_PAGE = """<!doctype html><body><iframe name=f></iframe>
+<img src="{url}/image"><script src="{url}/script.js"></script>
+<form id=form method=post action="{url}/form" target=f enctype=text/plain><input name=x value=evil></form><script>
+const told = (what) => document.body.append(' ' + what);
+document.getElementById('form').submit();
+fetch('{url}/fetch', {{method: 'POST', mode: 'no-cors', body: 'evil'}})
+  .then(() => told('opaque'), () => told('failed'));
+fetch('{url}/read').then(r => r.text()).then(t => told('READ ' + t), () => told('unread'));
+const ws = new WebSocket('{ws}/socket'); ws.onopen = () => told('OPENED'); ws.onclose = () => told('closed');
+</script></body>"""
+LINK_PAGE = "<!doctype html><body><script>location.href = '{url}/';</script></body>"
+
+
+class Site(App):
+    """The web application in the pod."""
+
+    ANSWERS: ClassVar = {"/": OWN_PAGE, "/script.js": "document.body.append(' script');", "/data": "answered"}
+
+    def data(self, stream: PodStream, data: bytes) -> None:
+        super().data(stream, data)
+        path = data.split(b" ")[1].decode()
+        body = self.ANSWERS.get(path, "")
+        kind = "text/html" if path == "/" else "text/javascript"
+        status = "200 OK" if body else "404 Not Found"
+        stream.push(f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode())
+
+
+class Web(House):
+    """A house whose pod serves the site."""
+
+    def __init__(self, tmp_path: Path, **more: Any) -> None:
+        super().__init__(tmp_path, **more)
+        self.pool.apps[PAGE] = self._maker(Site)
+
+    @property
+    def asked(self) -> list[str]:
+        """The request lines the pod heard."""
+        lines = b"".join(bytes(app.heard) for app in self.apps).decode("latin-1").split("\r\n")
+        return [line.rpartition(" ")[0] for line in lines if line.endswith(" HTTP/1.1")]
+
+
+@contextlib.asynccontextmanager
+async def running(house: Web) -> AsyncIterator[Web]:
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(house.forwards.run)
+        yield house
+        tasks.cancel_scope.cancel()
+    house.close()
+
+
+@pytest.fixture
+async def web(tmp_path: Path) -> AsyncIterator[Web]:
+    async with running(Web(tmp_path)) as house:
+        yield house
+
+
+@contextlib.asynccontextmanager
+async def page(content: str) -> AsyncIterator[int]:
+    """A web server of somebody else that serves one page; its port."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(f"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nConnection: close\r\n\r\n{content}".encode())
+            await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+
+
+async def shown(url: str, profile: Path) -> str:
+    """The page as the browser has it once it is quiet. Every name of evil.example leads to this machine."""
+    assert CHROMIUM is not None
+    flags = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--host-resolver-rules=MAP *.example 127.0.0.1",
+        f"--user-data-dir={profile}",
+        "--virtual-time-budget=10000",
+        "--dump-dom",
+    ]
+    with anyio.fail_after(LIMIT):
+        done = await anyio.run_process([CHROMIUM, *flags, url], stderr=subprocess.DEVNULL, check=False)
+    return done.stdout.decode(errors="replace")
+
+
+async def test_our_own_page_works_with_its_script_its_posts_and_its_socket(web: Web, tmp_path: Path) -> None:
+    port = await web.open(PAGE, WEB, scheme="http")
+    web.aim()
+    found = await shown(f"http://dashboard.demo.localhost:{port}/", tmp_path / "profile")
+    assert " script" in found
+    assert "data:answered" in found
+    assert "socket asked" in found
+    assert {"GET /", "GET /script.js", "POST /data", "GET /socket"} <= set(web.asked)
+    assert web.state(WEB).blocked == 0
+
+
+async def test_a_foreign_page_gets_nothing_through(web: Web, tmp_path: Path) -> None:
+    port = await web.open(PAGE, WEB, scheme="http")
+    web.aim()
+    attack = FOREIGN_PAGE.format(url=f"http://127.0.0.1:{port}", ws=f"ws://127.0.0.1:{port}")
+    async with page(attack) as other:
+        found = await shown(f"http://evil.example:{other}/", tmp_path / "profile")
+    assert "<form" in found  # the page itself was there
+    told = found.rpartition("</script>")[2]
+    assert "unread" in told
+    assert "closed" in told
+    assert "READ" not in told
+    assert "OPENED" not in told
+    assert (web.asked, web.pool.opens) == ([], 0)
+    assert web.state(WEB).blocked >= len(("image", "script", "form", "fetch", "read", "socket"))
+
+
+async def test_without_the_guard_the_same_page_gets_through(tmp_path: Path) -> None:
+    async with running(Web(tmp_path, guard_web=False)) as web:
+        port = await web.open(PAGE, WEB, scheme="http")
+        web.aim()
+        attack = FOREIGN_PAGE.format(url=f"http://127.0.0.1:{port}", ws=f"ws://127.0.0.1:{port}")
+        async with page(attack) as other:
+            await shown(f"http://evil.example:{other}/", tmp_path / "profile")
+        assert {"POST /form", "POST /fetch"} <= set(web.asked)
+
+
+async def test_a_link_on_a_foreign_page_may_be_followed(web: Web, tmp_path: Path) -> None:
+    port = await web.open(PAGE, WEB, scheme="http")
+    web.aim()
+    async with page(LINK_PAGE.format(url=f"http://127.0.0.1:{port}")) as other:
+        found = await shown(f"http://evil.example:{other}/", tmp_path / "profile")
+    assert "data:answered" in found
+    assert "GET /" in web.asked
+
+
+async def test_a_rebound_name_is_told_why_it_is_refused(web: Web, tmp_path: Path) -> None:
+    port = await web.open(PAGE, WEB, scheme="http")
+    web.aim()
+    found = await shown(f"http://evil.example:{port}/", tmp_path / "profile")
+    assert "krayne refused this request" in found
+    assert "evil.example" in found
+    assert web.asked == []
+    assert web.state(WEB).blocked >= 1
