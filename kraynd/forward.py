@@ -200,6 +200,7 @@ class Forward:
             last_error=clients.last_error,
             since=self._since,
             socket=self._listener.unix_path,
+            listening=self._listener.is_open,
         )
 
 

@@ -11,6 +11,7 @@ from importlib.metadata import version
 import anyio
 
 from kraynd.changes import Subscription
+from kraynd.core.adopt import config_of
 from kraynd.core.images import warnings
 from kraynd.core.intent import ClusterMemory, remarks
 from kraynd.core.model import ClusterKey, ForwardKey, Json, Service, extra_service, service_url
@@ -21,8 +22,10 @@ from kraynd.parts import Parts
 from kraynd.reconciler import ClusterState
 from kraynd.views import cluster_details, cluster_view, forward_view, service_view
 from krayne import messages, paths
+from krayne.config import ClusterConfig
 from krayne.errors import (
     ClusterNotFoundError,
+    ConfigValidationError,
     KubeConnectionError,
     UsageError,
 )
@@ -57,7 +60,7 @@ class Showing:
         if state is None:
             raise ClusterNotFoundError(f"there is no cluster {key}", hint="krayne ls -A")
         forwards = [view for view in self.forwards() if (view.namespace, view.cluster) == key]
-        return cluster_details(state, self._view(state), forwards, self._parts.reports.get(key, {}))
+        return cluster_details(state, self._view(state), forwards, self._parts.reports.get(key, {}), self._config(key))
 
     def forwards(self) -> tuple[ForwardView, ...]:
         """Every forward that is on."""
@@ -100,6 +103,8 @@ class Showing:
         near = difflib.get_close_matches(name, [view.name for view in known], n=3)
         where = f" in namespace {namespace}" if namespace else ""
         hint = f"did you mean {', '.join(near)}?" if near else "krayne ls -A shows all"
+        elsewhere = ", ".join(view.namespace for view in self.clusters() if view.name == name)
+        hint = f"there is one in namespace {elsewhere}" if elsewhere else hint
         raise ClusterNotFoundError(f"there is no cluster {name}{where}", hint=hint)
 
     def status(self) -> DaemonStatus:
@@ -170,6 +175,17 @@ class Showing:
         advice = warnings(declared.config) if declared is not None else ()
         intent = remarks(self._memory(state.key), state.key.name)
         return cluster_view(state, self._services(state.key), created=created, advice=(*advice, *intent))
+
+    def _config(self, key: ClusterKey) -> ClusterConfig | None:
+        """The cluster as declared, else as a file would declare it; None when no file could."""
+        declared = self._parts.desired.snapshot.clusters.get(key)
+        if declared is not None:
+            return declared.config
+        live = self._live(key)
+        try:
+            return None if live is None else config_of(live)
+        except ConfigValidationError:
+            return None
 
     def _services(self, key: ClusterKey) -> tuple[ServiceView, ...]:
         states = self._parts.forwards.states()

@@ -12,7 +12,17 @@ from kraynd.forwards import ForwardState
 from kraynd.offers import Offer
 from kraynd.reconciler import ClusterState
 from krayne import messages
-from krayne.messages import ClusterDetails, ClusterView, ForwardView, GroupView, HeadView, ServiceView, Workers
+from krayne.config import ClusterConfig, HeadNodeConfig, WorkerGroupConfig
+from krayne.messages import (
+    ClusterDetails,
+    ClusterView,
+    ForwardView,
+    GroupView,
+    HeadView,
+    ResourcesView,
+    ServiceView,
+    Workers,
+)
 
 BOOTSTRAPPED = frozenset({NOTEBOOK.name, CODE_SERVER.name, SSH.name})  # they report; Ray's own ports do not
 
@@ -24,7 +34,8 @@ def service_view(
     service = offer.service
     url = service_url(service, offer.key.cluster, local_port) if local_port and offer.on else ""
     state, reason = _service_state(offer, forward, reports)
-    return ServiceView(service.name, service.remote_port, local_port, url, state, reason)
+    listening = forward is not None and forward.listening
+    return ServiceView(service.name, service.remote_port, local_port, url, state, reason, listening)
 
 
 def _service_state(
@@ -100,6 +111,7 @@ def cluster_view(
         image=state.image.image if state.image else "",
         ray_version=state.image.ray_version if state.image else "",
         created=created,
+        problem_kind=state.problem_kind,
     )
 
 
@@ -108,10 +120,12 @@ def cluster_details(
     view: ClusterView,
     forwards: Iterable[ForwardView],
     reports: Mapping[str, ServiceReport],
+    config: ClusterConfig | None,
 ) -> ClusterDetails:
-    """A cluster with everything known of it."""
+    """A cluster with everything known of it. `config`: as it is declared, or would be."""
     fields = {name: getattr(view, name) for name in view.__struct_fields__}
     head = state.status.head
+    asked = {} if config is None else {one.name: _asks(one, view.image) for one in config.worker_groups}
     return ClusterDetails(
         **fields,
         groups=tuple(
@@ -122,6 +136,9 @@ def cluster_details(
                 min=group.min,
                 max=group.max,
                 reason=group.reason,
+                each=asked.get(group.name),
+                image=asked[group.name].image if group.name in asked else "",
+                resources=_said(asked[group.name]) if group.name in asked else "",
             )
             for group in state.status.groups
         ),
@@ -133,4 +150,15 @@ def cluster_details(
             for name, report in reports.items()
         ),
         problem=state.problem,
+        head_asks=None if config is None else _asks(config.head, view.image),
     )
+
+
+def _asks(part: HeadNodeConfig | WorkerGroupConfig, image: str) -> ResourcesView:
+    gpus = part.gpus if isinstance(part, WorkerGroupConfig) else 0
+    return ResourcesView(str(part.cpus), str(part.memory), gpus, part.image or image)
+
+
+def _said(each: ResourcesView) -> str:
+    gpus = f", {each.gpus} GPU" if each.gpus else ""
+    return f"{each.cpus} CPU, {each.memory}{gpus}"

@@ -18,7 +18,8 @@ from krayne.errors import ClusterNotFoundError, ClusterTimeoutError, ConfigValid
 from krayne.messages import ClusterView
 
 WAIT_LIMIT = 86_400.0  # seconds: a day; nobody waits longer for a cluster
-CONDITIONS = "ready, deleted, suspended or service=NAME"
+CONDITIONS = "ready, deleted, suspended, open or service=NAME"
+SETTLED_PORTS = (messages.OFF, messages.PORT_TAKEN)  # their listeners are not waited for
 
 
 class Board(Protocol):
@@ -37,7 +38,7 @@ class Board(Protocol):
 def check_condition(condition: str) -> None:
     """Raises UsageError for one we do not know."""
     kind, _, service = condition.partition("=")
-    if condition not in ("ready", "deleted", "suspended") and not (kind == "service" and service):
+    if condition not in ("ready", "deleted", "suspended", "open") and not (kind == "service" and service):
         raise UsageError(f"there is no condition {condition[:40]!r}", hint=f"one of {CONDITIONS}")
 
 
@@ -49,6 +50,8 @@ def holds(view: ClusterView | None, condition: str) -> bool:
         return False
     if condition == "ready":  # a port that is shown is there: its listener may open a moment after the last pod
         return view.phase == "ready" and not any(one.state == messages.HOLDING for one in view.services)
+    if condition == "open":
+        return all(one.listening or one.state in SETTLED_PORTS for one in view.services)
     if condition == "suspended":
         return view.phase == "suspended"
     name = condition.partition("=")[2]

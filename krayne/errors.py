@@ -46,30 +46,49 @@ class ConfigValidationError(KrayneError):
     kind = "config-invalid"
 
 
-class ClusterNotFoundError(KrayneError):
+class _OneClusterError(KrayneError):
+    """Says which cluster it is about; empty where that is not known."""
+
+    @property
+    def name(self) -> str:
+        """The cluster's name."""
+        return str(self.data.get("name", ""))
+
+    @property
+    def namespace(self) -> str:
+        """Its namespace."""
+        return str(self.data.get("namespace", ""))
+
+
+class ClusterNotFoundError(_OneClusterError):
     """No such cluster is declared or observed."""
 
     kind = "cluster-not-found"
     exit_code = 4
 
 
-class ClusterAlreadyExistsError(KrayneError):
+class ClusterAlreadyExistsError(_OneClusterError):
     """A cluster of that name is declared already, or exists and is somebody else's."""
 
     kind = "cluster-exists"
 
 
-class ClusterForeignError(KrayneError):
+class ClusterForeignError(_OneClusterError):
     """The cluster exists but is not ours to change."""
 
     kind = "cluster-foreign"
 
 
-class ClusterTimeoutError(KrayneError):
+class ClusterTimeoutError(_OneClusterError):
     """What was waited for did not happen in time."""
 
     kind = "timed-out"
     exit_code = 124
+
+    @property
+    def timeout(self) -> float:
+        """How long was waited, in seconds."""
+        return float(self.data.get("timeout", 0.0))
 
 
 class DaemonUnreachableError(KrayneError):
@@ -109,7 +128,7 @@ class KubeRayNotInstalledError(KubeConnectionError):
     kind = "kuberay-missing"
 
 
-class NamespaceNotFoundError(KrayneError):
+class NamespaceNotFoundError(_OneClusterError):
     """The namespace does not exist."""
 
     kind = "namespace-not-found"

@@ -63,7 +63,7 @@ class Connection:
             if answer.get("method") == "call.progress" and on_progress is not None:
                 on_progress(answer["params"]["cluster"])
             elif answer.get("id") in (self._calls, None) and "method" not in answer:
-                return _result(answer)
+                return result_of(answer)
 
     def render(self, params: dict[str, Any], *, seconds: float = VIEW_SECONDS) -> tuple[int, bytes, bytes]:
         """A view as text: exit code, stdout, stderr. The connection is used up. Raises KrayneError."""
@@ -179,7 +179,7 @@ def new_token() -> str:
     return os.urandom(12).hex()
 
 
-def _result(answer: dict[str, Any]) -> Any:
+def result_of(answer: dict[str, Any]) -> Any:
     """The answer's result. Raises the daemon's error as the class that carries its kind."""
     if "result" in answer:
         return answer["result"]

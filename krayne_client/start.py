@@ -107,12 +107,20 @@ def _spawn(command: Sequence[str], patience: _Patience) -> Connection:
         code = process.poll()
         found = connect()
         if found is not None:
+            _leave(process)
             return found
         if code is not None:
             raise DaemonUnreachableError(
                 f"the daemon ended at once with code {code}{_last_words(output)}", hint="krayne daemon run"
             )
         patience.pause(f"the daemon (pid {process.pid}) runs but does not open its socket {paths.socket_path()}")
+
+
+def _leave(process: "subprocess.Popen[bytes]") -> None:
+    """Let the daemon live on. A caller that lives long too must collect it at its end, or it stays a zombie."""
+    import threading
+
+    threading.Thread(target=process.wait, name="kraynd-end", daemon=True).start()
 
 
 def _private(path: str, flags: int) -> int:

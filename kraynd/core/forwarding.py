@@ -54,6 +54,7 @@ class ForwardState(msgspec.Struct, frozen=True, kw_only=True):
     last_error: str = ""
     since: float = 0.0
     socket: str = ""
+    listening: bool = False
 
 
 class HoldSettings(msgspec.Struct, frozen=True):

@@ -27,7 +27,7 @@ class Workers(msgspec.Struct, frozen=True):
 
 
 class ServiceView(msgspec.Struct, frozen=True):
-    """One port of the head and where it is reached. `local_port` 0: none yet."""
+    """One port of the head and where it is reached. `local_port` 0: none yet. `listening`: it can be connected to."""
 
     name: str
     remote_port: int
@@ -35,10 +35,12 @@ class ServiceView(msgspec.Struct, frozen=True):
     url: str
     state: str
     reason: str = ""
+    listening: bool = True
 
 
 class ClusterView(msgspec.Struct, frozen=True, kw_only=True):
-    """A cluster as lists show it. Times are unix seconds; `owner` is empty for ours."""
+    """A cluster as lists show it. Times are unix seconds; `owner` is empty for ours; `problem_kind` is the error kind
+    of what keeps it from being as declared."""
 
     name: str
     namespace: str
@@ -55,6 +57,16 @@ class ClusterView(msgspec.Struct, frozen=True, kw_only=True):
     image: str = ""
     ray_version: str = ""
     created: float | None = None
+    problem_kind: str = ""
+
+
+class ResourcesView(msgspec.Struct, frozen=True):
+    """What one pod asks for; quantities in Kubernetes' spelling."""
+
+    cpus: str = ""
+    memory: str = ""
+    gpus: int = 0
+    image: str = ""
 
 
 class GroupView(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,6 +80,7 @@ class GroupView(msgspec.Struct, frozen=True, kw_only=True):
     resources: str = ""
     image: str = ""
     reason: str = ""
+    each: ResourcesView | None = None
 
 
 class HeadView(msgspec.Struct, frozen=True, kw_only=True):
@@ -120,7 +133,7 @@ class ServiceReportView(msgspec.Struct, frozen=True):
 
 
 class ClusterDetails(ClusterView, frozen=True, kw_only=True):
-    """A cluster with everything known of it. `problem`: why its file is not followed now."""
+    """A cluster with everything known of it. `problem`: why its file is not followed now. `head_asks`: as declared."""
 
     groups: tuple[GroupView, ...] = ()
     head: HeadView | None = None
@@ -128,6 +141,7 @@ class ClusterDetails(ClusterView, frozen=True, kw_only=True):
     forwards: tuple[ForwardView, ...] = ()
     reports: tuple[ServiceReportView, ...] = ()
     problem: str = ""
+    head_asks: ResourcesView | None = None
 
 
 class WorldView(msgspec.Struct, frozen=True, kw_only=True):
