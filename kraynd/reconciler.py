@@ -59,7 +59,6 @@ class ClusterState(msgspec.Struct, frozen=True):
     owner: str
     status: Status
     problem: str = ""
-    problem_kind: str = ""
     image: ImageChoice | None = None
     events: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -287,7 +286,6 @@ class Reconciler:
             owner=whose.owner,
             status=status,
             problem=problem,
-            problem_kind=course.error.kind if course.error is not None else "",
             image=memory.image or (None if live is None else recorded_image(live)),
             events=tuple(str(one) for one in course.events if one.warning)[:MOST_EVENTS],
             notes=tuple(dict.fromkeys((*course.notes, *course.holds))),

@@ -111,7 +111,6 @@ def cluster_view(
         image=state.image.image if state.image else "",
         ray_version=state.image.ray_version if state.image else "",
         created=created,
-        problem_kind=state.problem_kind,
     )
 
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from krayne.api import types
 from krayne.api.asking import Ask, Json, LostError, Plan
 from krayne.api.types import ClusterInfo
-from krayne.api.world import check_reach, connected, trouble, world
-from krayne.errors import ClusterNotFoundError, KrayneError, UsageError, error_for
+from krayne.api.world import check_reach, connected
+from krayne.errors import ClusterNotFoundError, KrayneError, UsageError
 from krayne_client.connection import new_token
 
 if TYPE_CHECKING:
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 GRACE_SECONDS = 30.0  # the daemon keeps a wait's deadline; this is for its last words
 LONGEST_WAIT = 86_400.0  # seconds: the daemon's own limit
-# Kubernetes said no, and will again: what a failed create declared is withdrawn.
-REFUSALS = frozenset({"namespace-not-found", "forbidden", "rejected", "config-invalid", "usage"})
+# Kubernetes said no to a new cluster, and will again: what the failed create declared is withdrawn.
+REFUSALS = frozenset({"namespace-not-found", "rejected"})
 
 Told = Callable[[ClusterInfo], None] | None
 Ports = Iterable[int | str]
@@ -108,14 +108,25 @@ def create(
         "token": new_token(),
     }
     with about(name, namespace):
-        view = (yield Ask("cluster.create", params))["cluster"]
-        if view.get("problem_kind") in REFUSALS and not exist_ok:
-            yield Ask("cluster.delete", {**which(name, namespace), "token": new_token()})
-            found = trouble((yield from world()))
-            raise found or error_for(view["problem_kind"], view["reason"], hint="nothing was created")
+        try:
+            view = (yield Ask("cluster.create", params))["cluster"]
+        except KrayneError as error:
+            if error.kind in REFUSALS and not exist_ok:
+                yield from withdraw(name, namespace)
+            raise
     if wait:
         return (yield from ready(name, namespace, timeout, told))
     return types.cluster_info(view)
+
+
+def withdraw(name: str, namespace: str) -> Plan[None]:
+    """Declare it no more, unless there is such a cluster in Kubernetes."""
+    try:
+        view = yield Ask("cluster.get", which(name, namespace))
+        if view["created"] is None:
+            yield Ask("cluster.delete", {**which(name, namespace), "token": new_token()})
+    except ClusterNotFoundError:
+        return
 
 
 def ready(name: str, namespace: str | None, timeout: float, told: Told) -> Plan[ClusterInfo]:

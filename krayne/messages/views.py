@@ -39,8 +39,7 @@ class ServiceView(msgspec.Struct, frozen=True):
 
 
 class ClusterView(msgspec.Struct, frozen=True, kw_only=True):
-    """A cluster as lists show it. Times are unix seconds; `owner` is empty for ours; `problem_kind` is the error kind
-    of what keeps it from being as declared."""
+    """A cluster as lists show it. Times are unix seconds; `owner` is empty for ours."""
 
     name: str
     namespace: str
@@ -57,7 +56,6 @@ class ClusterView(msgspec.Struct, frozen=True, kw_only=True):
     image: str = ""
     ray_version: str = ""
     created: float | None = None
-    problem_kind: str = ""
 
 
 class ResourcesView(msgspec.Struct, frozen=True):

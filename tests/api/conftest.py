@@ -64,7 +64,7 @@ class House:
 
     def step(self, key: ClusterKey) -> None:
         view = self.backend.cluster(key)
-        if view is not None and view.phase == "pending" and not view.problem_kind:
+        if view is not None and view.phase == "pending":
             self.backend.put(msgspec.structs.replace(view, phase="ready", reason=""))
         elif view is not None and view.phase == "deleting":
             self.backend.remove(key)

@@ -18,7 +18,7 @@ from anyio import to_thread
 from krayne import api, errors
 from krayne.api import aio
 from krayne.config import ClusterConfig, WorkerGroupConfig
-from krayne.messages import PORT_TAKEN, ClusterView
+from krayne.messages import PORT_TAKEN
 from tests.api.conftest import SERVER, House, outside
 from tests.daemon.backend import some_services
 
@@ -91,19 +91,23 @@ async def test_a_timeout_says_what_is_missing_and_how_long_was_waited(house: Hou
         await aio.wait_until_ready("slow", timeout=-1)
 
 
-async def test_a_create_that_kubernetes_refuses_raises_and_leaves_nothing(
-    house: House, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("created", [None, 1.0])
+async def test_a_create_that_kubernetes_refuses_raises_and_leaves_only_what_was_there(
+    house: House, monkeypatch: pytest.MonkeyPatch, created: float | None
 ) -> None:
-    put = house.backend.put
+    house.operates = False
+    create = house.backend.create
 
-    def refused(view: ClusterView) -> ClusterView:
-        return put(msgspec.structs.replace(view, problem_kind="namespace-not-found", reason="no namespace ml"))
+    async def refused(*args: Any, **more: Any) -> None:
+        view = await create(*args, **more)
+        house.backend.put(msgspec.structs.replace(view, phase="absent", created=created))
+        raise errors.NamespaceNotFoundError("no namespace ml")
 
-    monkeypatch.setattr(house.backend, "put", refused)
+    monkeypatch.setattr(house.backend, "create", refused)
     with pytest.raises(errors.NamespaceNotFoundError) as fault:
         await aio.create_cluster(ClusterConfig(name="train", namespace="ml"))
     assert (fault.value.namespace, fault.value.message) == ("ml", "no namespace ml")
-    assert ("delete", "ml/train", False) in house.backend.log
+    assert (("delete", "ml/train", False) in house.backend.log) == (created is None)
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,7 @@ def test_a_namespace_that_is_not_there(namespace: str, home: Krayne) -> None:
     with pytest.raises(errors.NamespaceNotFoundError) as fault:
         api.create_cluster(ClusterConfig(name="demo", namespace=f"{namespace}-not"))
     assert fault.value.kind == "namespace-not-found"
+    assert list((home.folder / "clusters").rglob("*.yaml")) == []
     assert home.clusters("-A") == []
 
 
