@@ -33,7 +33,7 @@ def add(grammar: Grammar) -> None:
         "wait", wait, "wait until a cluster is as it should be", "wait demo", "wait demo --for=service=ssh"
     )
     typed.add_argument(
-        "--for", dest="condition", default="ready", metavar="WHAT", help="ready, deleted, suspended, open or service=NAME"
+        "--for", dest="condition", default="ready", metavar="WHAT", help="ready, deleted, suspended, open, service=NAME"
     )
     add_timeout(typed)
 
