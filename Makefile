@@ -9,10 +9,11 @@ export PYTHONDONTWRITEBYTECODE := 1
 # What depends on the operator's version runs again on the older one.
 OLDER := $(addprefix tests/cluster/test_,manifest_real.py status_real.py reconcile_real.py main_job.py)
 
-.PHONY: help install lint test test-real fuzz soak bench demo clean
+.PHONY: help install lint test test-real fuzz soak bench demo demo-real clean
 
 help:
-	@echo "make demo       a real Ray job through krayne on a real Kubernetes control plane, head killed and healed"
+	@echo "make demo       a real Ray job through krayne on this machine's sandbox, head killed and healed; Python alone"
+	@echo "make demo-real  the same on a real Kubernetes control plane (builds it once with Go, about 10 minutes)"
 	@echo "make test       the tests that need Python alone"
 	@echo "make test-real  the tests on a real control plane (builds it once with Go, about 10 minutes)"
 	@echo "make fuzz       a minute of fuzzing of the tunnel's sessions"
@@ -53,7 +54,15 @@ bench: install
 	$(PY) -m tests.controlplane build
 	$(PY) -m tests.bench
 
-demo: install
+demo: .venv/.sandbox
+	$(PY) -m tests.sandbox_demo
+
+.venv/.sandbox: .venv/.installed
+	@echo "-- installing Ray and JupyterLab into .venv (once)"
+	$(PY) -m pip install --quiet --editable '.[sandbox]'
+	@touch $@
+
+demo-real: install
 	$(PY) -m tests.controlplane build
 	$(PY) -m tests.demo
 

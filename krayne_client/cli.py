@@ -23,6 +23,7 @@ from krayne_client.commands import (
     job,
     reaching,
     reading,
+    sandbox,
     setup,
     sshing,
     tending,
@@ -46,6 +47,7 @@ PARTS = (
     job,
     setup,
     doctoring,
+    sandbox,
     daemon,
     completing,
 )

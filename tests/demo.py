@@ -1,4 +1,4 @@
-"""`make demo`: the product's promise on a real Kubernetes control plane, each step printed as it happens.
+"""`make demo-real`: the product's promise on a real Kubernetes control plane, each step printed as it happens.
 
 Creates a Ray cluster with `krayne`, runs a real Ray job through the stable local port, deletes the head pod, and runs
 the same job on the same port. Leaves no process and no file behind.

@@ -1,0 +1,103 @@
+"""A command in a pod: a process of this machine in the pod's folder and environment, with pipes or a terminal."""
+
+import asyncio
+import fcntl
+import os
+import pty
+import signal
+import struct
+import termios
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+CHUNK: Final = 65536
+
+
+class LocalExecution:
+    """One process, and the terminal it may have."""
+
+    def __init__(self, process: asyncio.subprocess.Process, terminal: int | None, reader: asyncio.StreamReader | None):
+        self._process, self._terminal, self._reader = process, terminal, reader
+
+    @classmethod
+    async def begin(
+        cls, command: Sequence[str], env: Mapping[str, str], folder: Path, *, tty: bool
+    ) -> "LocalExecution":
+        """Start it. Raises OSError."""
+        if not tty:
+            pipe = asyncio.subprocess.PIPE
+            process = await asyncio.create_subprocess_exec(
+                *command, stdin=pipe, stdout=pipe, stderr=pipe, env=dict(env), cwd=folder, start_new_session=True
+            )
+            return cls(process, None, process.stdout)
+        ours, theirs = pty.openpty()
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *command, stdin=theirs, stdout=theirs, stderr=theirs, env={"TERM": "xterm", **env}, cwd=folder,
+                start_new_session=True,
+            )  # fmt: skip
+        except BaseException:
+            os.close(ours)
+            raise
+        finally:
+            os.close(theirs)
+        reader = asyncio.StreamReader()
+        file = os.fdopen(os.dup(ours), "rb", 0)
+        await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), file)
+        return cls(process, ours, reader)
+
+    async def write(self, data: bytes) -> None:
+        """Bytes for its standard input."""
+        with suppress(OSError):
+            if self._terminal is not None:
+                await asyncio.to_thread(os.write, self._terminal, data)
+            elif self._process.stdin is not None:
+                self._process.stdin.write(data)
+                await self._process.stdin.drain()
+
+    async def close_input(self) -> None:
+        """End of its standard input."""
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+
+    def stdout(self) -> AsyncIterator[bytes]:
+        """What it prints."""
+        return _read(self._reader)
+
+    def stderr(self) -> AsyncIterator[bytes]:
+        """What it complains."""
+        return _read(self._process.stderr)
+
+    def resize(self, width: int, height: int) -> None:
+        """The terminal's size."""
+        if self._terminal is not None:
+            size = struct.pack("HHHH", height & 0xFFFF, width & 0xFFFF, 0, 0)
+            with suppress(OSError):
+                fcntl.ioctl(self._terminal, termios.TIOCSWINSZ, size)
+
+    async def wait(self) -> int:
+        """Its exit code."""
+        code = await self._process.wait()
+        return code if code >= 0 else 128 - code
+
+    async def close(self) -> None:
+        """End it and what it started."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        await self._process.wait()
+        if self._terminal is not None:
+            os.close(self._terminal)
+            self._terminal = None
+
+
+async def _read(stream: asyncio.StreamReader | None) -> AsyncIterator[bytes]:
+    while stream is not None:
+        try:
+            data = await stream.read(CHUNK)
+        except OSError:  # EIO: a terminal whose last process has left
+            return
+        if not data:
+            return
+        yield data

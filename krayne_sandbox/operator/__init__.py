@@ -1,0 +1,1 @@
+"""KubeRay's part: RayClusters become pods and a service."""

@@ -1,0 +1,104 @@
+"""Carries out the plans for RayClusters, on every change of what they are made of. The operator a user would meet.
+
+Owns no rule: core/rayplan decides, core/raystatus tells. Invariant: a cluster that cannot be kept costs no other one.
+"""
+
+import logging
+from typing import Final
+
+from krayne_sandbox.core.meta import Json, metadata, name_of, namespace_of, stamp
+from krayne_sandbox.core.rayplan import HEAD, Plan, labels_of, plan
+from krayne_sandbox.core.raystatus import status_of
+from krayne_sandbox.core.statuses import StatusError
+from krayne_sandbox.kinds import EVENTS, PODS, RAYCLUSTERS, SERVICES
+from krayne_sandbox.store import FellBehindError, Store
+
+LOG: Final = logging.getLogger(__name__)
+COMPONENT: Final = "raycluster-controller"
+EVENTS_KEPT: Final = 500  # in the store; the oldest go first
+EVENT_TEXT: Final = 1024
+
+Key = tuple[str, str]
+
+
+async def operate(store: Store) -> None:
+    """Keep every RayCluster, for ever."""
+    while True:
+        with store.subscribe(RAYCLUSTERS, PODS, SERVICES) as subscription:
+            try:
+                while True:
+                    found = [_cluster_of(change.object) for change in await subscription.changes()]
+                    for namespace, name in sorted({key for key in found if key is not None}):
+                        keep(store, namespace, name)
+            except FellBehindError:
+                LOG.warning("the operator fell behind and starts anew")
+
+
+def keep(store: Store, namespace: str, name: str) -> None:
+    """One cluster, as far as it can be done now; what follows from it comes back as changes."""
+    try:
+        cluster = store.find(RAYCLUSTERS, namespace, name)
+        if cluster is None:
+            return
+        selector = f"ray.io/cluster={name}"
+        pods = store.list(PODS, namespace, labels=selector)
+        _carry_out(store, cluster, plan(cluster, pods, store.list(SERVICES, namespace, labels=selector)))
+        current = store.find(RAYCLUSTERS, namespace, name)
+        if current is None:
+            return
+        status = status_of(current, store.list(PODS, namespace, labels=selector), stamp(store.now))
+        if status != current.get("status"):
+            store.update(RAYCLUSTERS, {**current, "status": status}, subresource="status")
+    except StatusError as error:
+        LOG.warning("%s/%s: %s", namespace, name, error.message)
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        LOG.warning("%s/%s cannot be read: %r", namespace, name, error)
+
+
+def _carry_out(store: Store, cluster: Json, decided: Plan) -> None:
+    namespace = namespace_of(cluster)
+    for doomed in decided.doomed:
+        store.delete(PODS, namespace, name_of(doomed.pod), uid=str(metadata(doomed.pod).get("uid")))
+        note(store, cluster, doomed.reason, doomed.text)
+    if decided.service is not None:
+        made = store.create(SERVICES, decided.service)
+        note(store, cluster, "CreatedService", f"Created service {namespace}/{name_of(made)}")
+    for pod in decided.pods:
+        made = store.create(PODS, pod)
+        kind = "head" if labels_of(made)["ray.io/node-type"] == HEAD else "worker"
+        note(store, cluster, f"Created{kind.title()}Pod", f"Created {kind} Pod {namespace}/{name_of(made)}")
+
+
+def note(store: Store, about: Json, reason: str, text: str, *, kind: str = "Normal", by: str = COMPONENT) -> None:
+    """An event about an object; told again, it is counted."""
+    now, namespace = stamp(store.now), namespace_of(about)
+    for old in store.list(EVENTS, namespace):
+        same = (old.get("reason"), old.get("message"), (old.get("involvedObject") or {}).get("uid"))
+        if same == (reason, text[:EVENT_TEXT], metadata(about).get("uid")):
+            store.update(EVENTS, {**old, "count": int(old.get("count") or 1) + 1, "lastTimestamp": now})
+            return
+    event: Json = {
+        "metadata": {"namespace": namespace, "generateName": f"{name_of(about)}."},
+        "involvedObject": {
+            "apiVersion": about.get("apiVersion"), "kind": about.get("kind"), "namespace": namespace,
+            "name": name_of(about), "uid": metadata(about).get("uid"),
+            "resourceVersion": metadata(about).get("resourceVersion"),
+        },
+        "reason": reason, "message": text[:EVENT_TEXT], "type": kind, "count": 1,
+        "firstTimestamp": now, "lastTimestamp": now, "eventTime": None,
+        "source": {"component": by}, "reportingComponent": by, "reportingInstance": "",
+    }  # fmt: skip
+    store.create(EVENTS, event)
+    _forget_oldest(store, namespace)
+
+
+def _forget_oldest(store: Store, namespace: str) -> None:
+    known = store.list(EVENTS, namespace)
+    if len(known) > EVENTS_KEPT:
+        oldest = min(known, key=lambda one: int(metadata(one).get("resourceVersion") or 0))
+        store.delete(EVENTS, namespace, name_of(oldest))
+
+
+def _cluster_of(thing: Json) -> Key | None:
+    name = name_of(thing) if thing.get("kind") == "RayCluster" else labels_of(thing).get("ray.io/cluster")
+    return (namespace_of(thing), str(name)) if name else None
