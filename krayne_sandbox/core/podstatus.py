@@ -48,7 +48,9 @@ def _status(pod: Json, phase: str, state: Json, now: str, *, ready: bool = False
         }
         for one in names
     ]  # fmt: skip
-    why = {} if ready else {"reason": "ContainersNotReady", "message": f"containers with unready status: {_names(names)}"}
+    why = (
+        {} if ready else {"reason": "ContainersNotReady", "message": f"containers with unready status: {_names(names)}"}
+    )
     wanted: list[tuple[str, bool, Json]] = [
         ("PodScheduled", True, {}), ("Initialized", True, {}), ("ContainersReady", ready, why), ("Ready", ready, why),
     ]  # fmt: skip

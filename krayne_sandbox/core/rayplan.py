@@ -54,7 +54,9 @@ def plan(cluster: Json, pods: Sequence[Json], services: Sequence[Json]) -> Plan:
     service = None if any(name_of(one) == name_of(wanted) for one in services) else wanted
     doomed, new = _head(cluster, of_type(pods, HEAD))
     for group in groups_of(cluster):
-        gone, more = _group(cluster, group, [pod for pod in of_type(pods, WORKER) if group_name(pod) == group_of(group)])
+        gone, more = _group(
+            cluster, group, [pod for pod in of_type(pods, WORKER) if group_name(pod) == group_of(group)]
+        )
         doomed, new = [*doomed, *gone], [*new, *more]
     return Plan(tuple(doomed), service, tuple(new))
 
@@ -144,7 +146,9 @@ def head_service(cluster: Json) -> Json:
 def head_ports(cluster: Json) -> dict[str, int]:
     """The head's named ports; the usual ones when the template names none."""
     containers = pod_spec_of(spec_of(cluster).get("headGroupSpec") or {}).get("containers") or [{}]
-    named = {str(one.get("name")): int(one["containerPort"]) for one in containers[0].get("ports") or () if one.get("name")}
+    named = {
+        str(one.get("name")): int(one["containerPort"]) for one in containers[0].get("ports") or () if one.get("name")
+    }
     return {**(named or DEFAULT_PORTS), "metrics": named.get("metrics", DEFAULT_PORTS["metrics"])}
 
 
@@ -187,6 +191,7 @@ def _group(cluster: Json, group: Json, pods: Sequence[Json]) -> tuple[list[Doome
 
 def _last_first(pods: Sequence[Json]) -> list[Json]:
     """The pods to lose first: those that do not run yet, then the youngest."""
+
     def age(pod: Json) -> tuple[bool, str, str]:
         return phase_of(pod) != "Running", str(metadata(pod).get("creationTimestamp")), name_of(pod)
 
@@ -243,7 +248,9 @@ def start_command(kind: str, params: Json, service: Json) -> str:
     given = {str(key): str(value) for key, value in params.items()} | {"block": "true"}
     if kind != HEAD:
         given = {"address": f"{name_of(service)}.{namespace_of(service)}.svc.cluster.local:6379", **given}
-    flags = [f"--{key}" if one in ("", "true") else f"--{key}={one}" for key, one in sorted(given.items()) if one != "false"]
+    flags = [
+        f"--{key}" if one in ("", "true") else f"--{key}={one}" for key, one in sorted(given.items()) if one != "false"
+    ]
     return " ".join(["ray start", *(["--head"] if kind == HEAD else []), *flags])
 
 

@@ -63,8 +63,11 @@ def _head(cluster: Json, head: Json | None) -> Json:
     if head is None:
         return place
     told = {"podName": name_of(head), "podIP": (head.get("status") or {}).get("podIP")}
-    return {**place, **{key: value for key, value in told.items() if value}, **(
-        {"serviceIP": told["podIP"]} if told["podIP"] else {})}
+    return {
+        **place,
+        **{key: value for key, value in told.items() if value},
+        **({"serviceIP": told["podIP"]} if told["podIP"] else {}),
+    }
 
 
 class _Conditions:
@@ -97,8 +100,12 @@ class _Conditions:
 def _judge(told: _Conditions, head: Json | None, pods: bool, all_ready: bool, suspend: bool) -> None:
     if suspend:
         told.set(SUSPENDING, pods, "UserRequestSuspend" if pods else SUSPENDED)
-        told.set(SUSPENDED, not pods, "RayClusterSuspended" if not pods else "RayClusterSuspending",
-                 "" if pods else "RayCluster has been suspended")
+        told.set(
+            SUSPENDED,
+            not pods,
+            "RayClusterSuspended" if not pods else "RayClusterSuspending",
+            "" if pods else "RayCluster has been suspended",
+        )
         told.drop(PROVISIONED)
     elif told.has(SUSPENDED) or told.has(SUSPENDING):
         told.set(SUSPENDING, False, "UserRequestResume")
@@ -125,5 +132,3 @@ def _head_ready(head: Json | None) -> tuple[bool, str, str]:
             return False, str(found["reason"]), str(found.get("message") or "")
     known = condition_of(head, "Ready")
     return False, str(known.get("reason") or "Unknown"), str(known.get("message") or "")
-
-

@@ -94,7 +94,12 @@ def environment(container: Json, marks: Mapping[str, str]) -> dict[str, str]:
     given = {str(one["name"]): str(one["value"]) for one in container.get("env") or () if "value" in one}
     # gRPC's fork handlers kill about one of eight client sessions on a busy machine; titles that overwrite the
     # environment would take the marks with them.
-    ours = {"GRPC_ENABLE_FORK_SUPPORT": "0", "RAY_USAGE_STATS_ENABLED": "0", "SPT_NOENV": "1"}
+    ours = {
+        "GRPC_ENABLE_FORK_SUPPORT": "0",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_SCHEDULER_EVENTS": "0",
+        "SPT_NOENV": "1",
+    }
     path = os.pathsep.join([str(Path(python()).parent), kept.get("PATH", os.defpath)])
     return {**kept, **given, **ours, "PATH": path, **marks}
 

@@ -33,7 +33,9 @@ def begin_services(run: Run) -> None:
     """Start what the pod names and this machine has; say of the rest what is missing."""
     named = {str(one.get("name")) for one in run.container.get("ports") or ()}
     if "ssh" in named:
-        run.report("ssh", "failed", "a sandbox's pod is no machine to log in to: its processes are your own, on this one")
+        run.report(
+            "ssh", "failed", "a sandbox's pod is no machine to log in to: its processes are your own, on this one"
+        )
     for name in sorted(named & {"notebook", "code-server"}):
         service = _notebook(run) if name == "notebook" else _code_server(run)
         if isinstance(service, str):
