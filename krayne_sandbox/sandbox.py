@@ -32,7 +32,7 @@ class RunningError(Exception):
 
 async def live(home: Path) -> None:
     """Serve until SIGTERM or SIGINT. Raises RunningError, OSError."""
-    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    os.makedirs(home, mode=0o700, exist_ok=True)
     held = os.open(home / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:

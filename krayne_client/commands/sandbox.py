@@ -1,6 +1,6 @@
 """The sandbox on this machine: up, status, down. Standard library only; the sandbox is a process of its own.
 
-Invariant: a process is signalled only when its pid and start time are those written down, or it bears the sandbox's mark.
+Invariant: a process is signalled only when its pid and start time are those written down, or it bears our mark.
 """
 
 import argparse

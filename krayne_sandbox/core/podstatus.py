@@ -40,7 +40,7 @@ def _began(pod: Json) -> str:
 
 def _status(pod: Json, phase: str, state: Json, now: str, *, ready: bool = False) -> Json:
     old = pod.get("status") or {}
-    names = [one for one in (pod.get("spec") or {}).get("containers") or ()]
+    names: list[Json] = list((pod.get("spec") or {}).get("containers") or ())
     containers = [
         {
             "name": one.get("name"), "image": one.get("image", ""), "imageID": "", "restartCount": 0,

@@ -97,8 +97,9 @@ class LocalNode:
         left = await end_all(run.process, run.mark)
         if left:
             LOG.error("pod %s: processes %s do not end", run.name, [one.pid for one in left])
-        if run.child is not None:
-            await asyncio.to_thread(run.child.wait)
+        for child in (run.child, *run.others):
+            if child is not None:
+                await asyncio.to_thread(child.wait)
         run.over = True
         run.forget()
         self._end_workers(run)

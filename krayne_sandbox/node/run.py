@@ -30,6 +30,7 @@ class Run:
         self.home, self.folder = home, home / "pods" / self.uid
         self.process: Process | None = None
         self.child: subprocess.Popen[bytes] | None = None
+        self.others: list[subprocess.Popen[bytes]] = []  # of the services, to be buried
         self.ports: dict[int, int] = {}
         self.sockets: dict[int, str] = {}
         self.reports: dict[str, dict[str, Any]] = {}
@@ -60,7 +61,7 @@ class Run:
         """Start its Ray; a worker joins the head whose GCS is at that port. Raises OSError."""
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.is_head:
-            self.short = tempfile.mkdtemp(prefix="kr", dir="/tmp")  # noqa: S108 - made 0700 by mkdtemp
+            self.short = tempfile.mkdtemp(prefix="kr", dir="/tmp")  # made 0700
             argv, self.ports = ray.head_command(self.container, self.short)
         else:
             argv = ray.worker_command(self.container, gcs)

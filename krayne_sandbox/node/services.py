@@ -1,6 +1,6 @@
 """What runs beside Ray in a head pod here: Jupyter and code-server on Unix sockets, and the report of how they fare.
 
-A Unix socket in a folder of the user's own, because this machine's loopback is open to its every user. Installs nothing.
+Unix sockets in a folder of the user's own: this machine's loopback is open to its every user. Installs nothing.
 """
 
 import asyncio
@@ -42,7 +42,7 @@ def begin_services(run: Run) -> None:
             run.report(name, "failed", service)
             continue
         try:
-            start(service.argv, run.env(), run.folder, run.folder / f"{name}.log")
+            run.others.append(start(service.argv, run.env(), run.folder, run.folder / f"{name}.log"))
         except OSError as error:
             run.report(name, "failed", f"cannot be started: {error}")
             continue
