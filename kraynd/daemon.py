@@ -26,6 +26,7 @@ from kraynd.core.manifest import Owner
 from kraynd.core.model import ClusterKey, ForwardKey
 from kraynd.core.pods import head_target
 from kraynd.forwards import Forwards, ForwardSpec, HoldSettings
+from kraynd.idling import Idling
 from kraynd.kube.tunnel import TunnelSettings
 from kraynd.local import system
 from kraynd.local.desired import Desired
@@ -130,6 +131,7 @@ class Daemon:
                 root.start_soon(self.connection.run)
                 root.start_soon(self.reports.run)
                 root.start_soon(self._keep_forwards)
+                root.start_soon(Idling(self.operations).run)
                 root.start_soon(system.watch_sleep, self._woke)
                 await self._stop.wait()
                 system.notify("STOPPING=1")

@@ -1,4 +1,4 @@
-"""One small HTTP question to the head pod's loopback status server, through the tunnel.
+"""One small HTTP question to a port of the head pod, its status server's at first, through the tunnel.
 
 Owns the exchange: bounded in time and size, and nothing of it stays open.
 """
@@ -46,14 +46,16 @@ class _Answer:
         """Nothing is read from here."""
 
 
-async def ask(opener: Opener, target: PodTarget, path: str, seconds: float = ANSWER_SECONDS) -> tuple[int, bytes]:
-    """GET `path`: the status and the body; status 0 for no answer of HTTP. Raises KrayneError, TimeoutError."""
+async def ask(
+    opener: Opener, target: PodTarget, path: str, seconds: float = ANSWER_SECONDS, port: int = STATUS_PORT
+) -> tuple[int, bytes]:
+    """GET `path` of a port: the status (0: no HTTP) and the body. Raises KrayneError, TimeoutError."""
     answer = _Answer()
     stream: End | None = None
     request = f"GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n".encode()
     try:
         with anyio.fail_after(seconds):
-            stream = await opener.open(target, STATUS_PORT, answer, request)
+            stream = await opener.open(target, port, answer, request)
             splice(answer, stream)
             await answer.ended.wait()
     finally:

@@ -5,6 +5,7 @@ out. Never deletes.
 """
 
 import os
+from http import HTTPStatus
 from typing import Any
 
 import anyio
@@ -12,21 +13,31 @@ import msgspec
 
 from kraynd.core.diff import Change
 from kraynd.core.eventlist import event_list
-from kraynd.core.model import ClusterKey, Json
+from kraynd.core.guards import OURS
+from kraynd.core.model import DASHBOARD, ClusterKey, Json
 from kraynd.core.plan import Declared, Inputs, pending_changes
-from kraynd.core.pods import uid_of
+from kraynd.core.pods import head_target, uid_of
 from kraynd.core.render import as_data
+from kraynd.idling import any_runs
 from kraynd.operations import Operations
+from kraynd.parts import Parts
+from kraynd.podhttp import ask
+from kraynd.reconciler import ClusterState
 from krayne.config import ClusterConfig, parse_cluster_yaml
-from krayne.errors import ConfigValidationError, ConflictError, KubeConnectionError
+from krayne.errors import ConfigValidationError, ConflictError, KrayneError, KubeConnectionError
 from krayne.messages import ClientVersions, ClusterSource, ClusterView, Difference, EventList, FieldChange
 
 EVENTS_EVERY = 2.0  # seconds between two looks at the events while somebody waits for new ones
+WORKED_THROUGH = frozenset({"client", "ssh", "notebook", "code-server"})  # a dashboard left open is no use
 EVENTS_LONGEST = 25.0  # seconds one call waits for news, below every deadline of a reading call
 
 
 class Tending(Operations):
-    """`kraynd.tendmethods.Tended` over the daemon's parts."""
+    """`kraynd.tendmethods.Tended` and `kraynd.idling.Idled` over the daemon's parts."""
+
+    def __init__(self, parts: Parts, *, started: float) -> None:
+        super().__init__(parts, started=started)
+        self._idle_notes: dict[ClusterKey, str] = {}
 
     async def suspend(self, key: ClusterKey, why: str) -> ClusterView:
         """Stop a cluster's pods and keep everything else: its file, its ports, its place in the lists."""
@@ -47,6 +58,50 @@ class Tending(Operations):
         self._declared(key)
         await self._remember(key, msgspec.structs.replace(self._memory(key), idle_seconds=seconds))
         return await self._settled(key)
+
+    # What suspends idle clusters asks for.
+
+    def idle_limits(self) -> dict[ClusterKey, float]:
+        """The clusters that run and are to be suspended when idle."""
+        states = self._parts.reconciler.statuses
+        found = {key: self._memory(key) for key in self._parts.desired.snapshot.clusters}
+        return {
+            key: float(memory.idle_seconds)
+            for key, memory in found.items()
+            if memory.idle_seconds and not memory.suspended
+            if key in states and states[key].ownership == OURS and states[key].status.phase in ("ready", "degraded")
+        }
+
+    def traffic(self, key: ClusterKey) -> tuple[int, int]:
+        """Open connections and bytes of the forwards people work through."""
+        states = [
+            one
+            for one in self._parts.forwards.states().values()
+            if one.key.cluster_key == key and (one.key.service in WORKED_THROUGH or one.key.service.startswith("port-"))
+        ]
+        return sum(one.connections + one.held for one in states), sum(one.bytes_in + one.bytes_out for one in states)
+
+    async def jobs_run(self, key: ClusterKey) -> bool | None:
+        """Ray's own word, through the tunnel."""
+        link = self._parts.connection.link
+        target = head_target(link.world.pods_of(key), key) if link is not None else None
+        if link is None or target is None or not target.ready:
+            return None
+        try:
+            status, body = await ask(link.pool, target, "/api/jobs/", port=DASHBOARD.remote_port)
+        except (KrayneError, TimeoutError):
+            return None
+        return any_runs(body) if status == HTTPStatus.OK else None
+
+    def note_idle(self, key: ClusterKey, note: str) -> None:
+        """Show it in the lists."""
+        if self._idle_notes.get(key, "") != note:
+            self._idle_notes[key] = note
+            self._parts.changes.publish(key)
+
+    def _view(self, state: ClusterState) -> ClusterView:
+        view, note = super()._view(state), self._idle_notes.get(state.key)
+        return msgspec.structs.replace(view, notes=(*view.notes, note)) if note else view
 
     async def events(self, key: ClusterKey, known: str, seconds: float) -> EventList:
         """A cluster's events and its pods'; waits while they are still those of the state `known`."""

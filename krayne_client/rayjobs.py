@@ -22,7 +22,6 @@ UPLOAD_LIMIT = 200 * 1024 * 1024  # bytes zipped; Ray keeps packages in the head
 FILES_LIMIT = 20_000
 NEVER = (".git", "__pycache__", "*.pyc", ".venv", "venv", "node_modules", ".mypy_cache", ".ruff_cache", ".DS_Store")
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the same files make the same package, which is then uploaded once
-ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 
 Job = dict[str, Any]
 

@@ -31,6 +31,8 @@ class Ink(NamedTuple):
 
 def clean(text: str) -> str:
     """One line without control characters: what Kubernetes or a file says must not drive the terminal."""
+    if text.isprintable():  # nearly all is: lists of a thousand clusters are rendered for each `ls`
+        return text
     return "".join(char if char.isprintable() else " " for char in text)
 
 

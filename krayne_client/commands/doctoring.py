@@ -1,9 +1,7 @@
 """`krayne doctor`: each thing krayne rests on, one line, with its mend. Starts nothing; exits 1 for a failure."""
 
 import argparse
-import json
 import os
-import subprocess
 import sys
 from typing import Any
 
@@ -49,6 +47,9 @@ def _check(name: str, state: str, detail: str, mend: str = "") -> Check:
 
 def _look_at_kubernetes() -> list[Check]:
     """What a process beside the daemon sees: it works without one, and by this shell's environment."""
+    import json
+    import subprocess
+
     command = [sys.executable, "-P", "-m", "kraynd.doctor"]
     try:
         done = subprocess.run(  # noqa: S603 - this interpreter and our own module

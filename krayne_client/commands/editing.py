@@ -2,10 +2,7 @@
 
 import argparse
 import os
-import shlex
-import subprocess
 import sys
-import tempfile
 
 from krayne.errors import KrayneError, UsageError
 from krayne_client import words
@@ -28,6 +25,9 @@ def add(grammar: Grammar) -> None:
 
 def edit(options: argparse.Namespace) -> int:
     """`krayne edit`."""
+    import shlex
+    import tempfile
+
     editor = shlex.split(os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi")
     with reach(options) as daemon:
         found = daemon.call("cluster.source", {"name": options.name, "namespace": options.namespace})
@@ -64,6 +64,8 @@ def _until_right(options: argparse.Namespace, editor: list[str], path: str, was:
 
 def _edited(editor: list[str], path: str) -> str:
     """The text after the editor has ended, without our lines. Raises UsageError, KrayneError."""
+    import subprocess
+
     try:
         ended = subprocess.run([*editor, path], check=False)  # noqa: S603 - the user's own editor
     except OSError as error:

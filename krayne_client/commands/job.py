@@ -2,17 +2,19 @@
 
 import argparse
 import os
-import shlex
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from krayne.errors import KrayneError, UsageError
 from krayne_client import words
 from krayne_client.asking import reach
 from krayne_client.grammar import Grammar
-from krayne_client.rayjobs import ENDED, Jobs
 
+if TYPE_CHECKING:  # its HTTP and zip modules would cost every --help half of its time
+    from krayne_client.rayjobs import Jobs
+
+ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 LOOK_EVERY = 1.0  # seconds between two looks at a running job: Ray's log stream is a WebSocket, and this is plain HTTP
 GONE_ON = 130
 
@@ -51,7 +53,7 @@ def job(options: argparse.Namespace) -> int:
     return ACTIONS[options.action](options, _jobs(options))
 
 
-def _jobs(options: argparse.Namespace) -> Jobs:
+def _jobs(options: argparse.Namespace) -> "Jobs":
     """The jobs of the cluster, by its dashboard's local port. Raises KrayneError when that leads nowhere now."""
     with reach(options) as daemon:
         view = daemon.call("cluster.get", {"name": options.name, "namespace": options.namespace})
@@ -63,10 +65,12 @@ def _jobs(options: argparse.Namespace) -> Jobs:
         why = found["reason"] or view["reason"]
         hint = f"krayne resume {view['name']}" if view["phase"] == "suspended" else f"krayne wait {view['name']}"
         raise KrayneError(f"the dashboard of {view['name']} is not there: {found['state']}, {why}", hint=hint)
+    from krayne_client.rayjobs import Jobs
+
     return Jobs(view["name"], found["local_port"])
 
 
-def submit(options: argparse.Namespace, jobs: Jobs) -> int:
+def submit(options: argparse.Namespace, jobs: "Jobs") -> int:
     """Send the folder, begin the job, follow it."""
     runtime: dict[str, Any] = {"env_vars": dict(_pair(one) for one in options.env)} if options.env else {}
     if options.pip:
@@ -78,8 +82,10 @@ def submit(options: argparse.Namespace, jobs: Jobs) -> int:
         sent = f"sent {os.path.abspath(options.working_dir)}, {size // 1024 + 1} KiB"
         words.aside(sent if size else f"{options.name} has these files already")
     # One argument is a line for the shell, as with ssh; several are words.
+    from shlex import join
+
     command = options.command
-    name = jobs.submit(command[0] if len(command) == 1 else shlex.join(command), runtime, options.job)
+    name = jobs.submit(command[0] if len(command) == 1 else join(command), runtime, options.job)
     words.aside(f"job {name} is submitted to {options.name}")
     if options.no_wait:
         sys.stdout.write(words.as_json(jobs.get(name)) if options.output == "json" else f"{name}\n")
@@ -94,7 +100,7 @@ def _pair(text: str) -> tuple[str, str]:
     return name, value
 
 
-def _follow(options: argparse.Namespace, jobs: Jobs, name: str) -> int:
+def _follow(options: argparse.Namespace, jobs: "Jobs", name: str) -> int:
     """Its log as it grows, then its exit code."""
     told = 0
     try:
@@ -124,7 +130,7 @@ def _ended(found: dict[str, Any], name: str) -> int:
     return code if isinstance(code, int) and 0 < code < 256 else 1
 
 
-def ls(options: argparse.Namespace, jobs: Jobs) -> int:
+def ls(options: argparse.Namespace, jobs: "Jobs") -> int:
     """Every job."""
     found = jobs.every()
     if options.output == "json":
@@ -139,7 +145,7 @@ def ls(options: argparse.Namespace, jobs: Jobs) -> int:
     return 0
 
 
-def status(options: argparse.Namespace, jobs: Jobs) -> int:
+def status(options: argparse.Namespace, jobs: "Jobs") -> int:
     """One job."""
     found = jobs.get(options.job)
     if options.output == "json":
@@ -150,7 +156,7 @@ def status(options: argparse.Namespace, jobs: Jobs) -> int:
     return 0
 
 
-def logs(options: argparse.Namespace, jobs: Jobs) -> int:
+def logs(options: argparse.Namespace, jobs: "Jobs") -> int:
     """What it wrote; with -f until it ends, with its exit code."""
     if options.follow:
         return _follow(options, jobs, options.job)
@@ -158,7 +164,7 @@ def logs(options: argparse.Namespace, jobs: Jobs) -> int:
     return 0
 
 
-def stop(options: argparse.Namespace, jobs: Jobs) -> int:
+def stop(options: argparse.Namespace, jobs: "Jobs") -> int:
     """End it."""
     stopped = jobs.stop(options.job)
     sys.stdout.write(f"job {options.job} {'is being stopped' if stopped else 'had ended already'}\n")
