@@ -8,6 +8,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from typing import cast
 
 from krayne.errors import KrayneError, UsageError
 from krayne_client.commands import (
@@ -28,7 +29,7 @@ from krayne_client.commands import (
     sshing,
     tending,
 )
-from krayne_client.grammar import USAGE, Grammar, Parser, VerbParser, before_dashes, global_options
+from krayne_client.grammar import USAGE, Grammar, Parser, Unread, VerbParser, before_dashes, global_options
 
 INTERRUPTED = 130
 CUT_OFF = 141
@@ -58,7 +59,7 @@ def main(words: Sequence[str]) -> int:
     verb = ""
     try:
         before, behind = before_dashes(words)
-        options = parser().parse_args(before)
+        options = parser(brief=before in (["--help"], ["-h"])).parse_args(before)
         verb = options.verb
         if behind is not None:
             if not hasattr(options, "command"):
@@ -88,8 +89,8 @@ def say_error(error: KrayneError, verb: str) -> None:
     sys.stderr.write(f"krayne: {error.message}\ntry: {hint}\n")
 
 
-def parser() -> argparse.ArgumentParser:
-    """The whole grammar."""
+def parser(*, brief: bool = False) -> argparse.ArgumentParser:
+    """The whole grammar; `brief`: enough for its own help."""
     root = Parser(
         prog="krayne",
         usage="krayne COMMAND [options]",
@@ -101,11 +102,11 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     root.set_defaults(namespace=None, all_namespaces=False, output="table", no_color=False, no_start=False)
-    grammar = Grammar(
-        root.add_subparsers(
-            title="commands", metavar="COMMAND", dest="verb", required=True, prog="krayne", parser_class=VerbParser
-        )
+    each = cast("type[VerbParser]", Unread) if brief else VerbParser
+    verbs = root.add_subparsers(
+        title="commands", metavar="COMMAND", dest="verb", required=True, prog="krayne", parser_class=each
     )
+    grammar = Grammar(verbs)
     for part in PARTS:
         part.add(grammar)
     return root

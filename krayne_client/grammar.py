@@ -37,6 +37,16 @@ class VerbParser(Parser):
             self._mixing = False
 
 
+class Unread:
+    """Stands for a command's parser where only its name is wanted: `krayne --help` builds none of forty."""
+
+    def __init__(self, **_: Any) -> None:
+        self.usage = self.epilog = ""
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *_, **__: self
+
+
 def before_dashes(words: Sequence[str]) -> tuple[list[str], list[str] | None]:
     """A command line up to its `--`, and what stands behind it; None without one."""
     if "--" not in words:

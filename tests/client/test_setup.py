@@ -9,6 +9,7 @@ import pytest
 
 from kraynd.doctor import clock_check
 from krayne.messages import ForwardView
+from krayne_client.cli import parser
 from tests.client.test_cli import ROOT, Shell
 from tests.daemon.backend import MemoryBackend, some_cluster
 
@@ -135,3 +136,7 @@ async def test_other_shells_have_scripts(alone: Shell, which: str) -> None:
     assert code == 0
     assert "__complete clusters" in out
     assert "suspend" in out
+
+
+def test_the_short_way_to_the_help_shows_all_of_it() -> None:
+    assert parser(brief=True).format_help() == parser().format_help()
