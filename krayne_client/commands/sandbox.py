@@ -6,12 +6,9 @@ Invariant: a process is signalled only when its pid and start time are those wri
 import argparse
 import json
 import os
-import shutil
 import signal
-import subprocess
 import sys
 import time
-import urllib.request
 from typing import Any
 
 from krayne import paths
@@ -92,6 +89,9 @@ def status(options: argparse.Namespace) -> int:
 
 def down(options: argparse.Namespace) -> int:
     """End it and every process of its pods; fine when it does not run."""
+    import shutil
+    import subprocess
+
     known = _known()
     if known is not None:
         words.aside(f"stopping the sandbox (pid {known['pid']}) ...")
@@ -137,6 +137,7 @@ def _start_of(pid: int) -> int | None:
 
 def _ask(path: str) -> Any:
     import ssl
+    import urllib.request
 
     url = _known_url() + path
     with open(os.path.join(folder(), "token"), encoding="utf-8") as file:
@@ -173,6 +174,8 @@ def _pods() -> list[dict[str, str]]:
 
 
 def _start() -> dict[str, Any]:
+    import subprocess
+
     os.makedirs(folder(), mode=0o700, exist_ok=True)
     output = os.path.join(folder(), "sandbox.log")
     with open(output, "ab", opener=lambda path, flags: os.open(path, flags, 0o600)) as said:
