@@ -37,6 +37,8 @@ FILE_LIMIT = 256 * 1024  # bytes; the largest useful cluster file is a few KiB
 MOST_FILES = 2_000  # past this the folder is not ours by mistake
 MOST_DEPTH = 8  # folders below clusters/
 SCAN_EVERY = 0.3  # seconds between two looks: home folders on NFS give no events, and an edit acts within a second
+SCAN_QUIET = 0.8  # ... once nothing has changed for QUIET_AFTER: still within a second, at a third of the cost
+QUIET_AFTER = 60.0  # seconds
 SETTLE = 0.1  # seconds between the two scans that must agree after a change
 
 Stamp = tuple[int, int, int, int]  # inode, size, mtime, ctime
@@ -70,10 +72,12 @@ class Desired:
 
     async def run(self, on_change: Callable[[], None]) -> None:
         """Look at the folder until cancelled; `on_change` after each new snapshot."""
+        changed = self._clock()
         while True:
             if await self._look():
+                changed = self._clock()
                 on_change()
-            with anyio.move_on_after(SCAN_EVERY):
+            with anyio.move_on_after(SCAN_EVERY if self._clock() - changed < QUIET_AFTER else SCAN_QUIET):
                 await self._poked.wait()
             self._poked = anyio.Event()
 
