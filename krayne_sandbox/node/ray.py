@@ -51,24 +51,34 @@ def free_ports(count: int) -> list[int]:
         return [int(one.getsockname()[1]) for one in sockets]
 
 
+def plain_python(folder: str) -> str:
+    """The same Python under a path without spaces: Ray splits the command lines of its agents at them."""
+    chosen = Path(python())
+    if " " not in str(chosen):
+        return str(chosen)
+    link = Path(folder) / "python"
+    link.symlink_to(chosen.parent.parent)
+    return str(link / "bin" / chosen.name)
+
+
 def head_command(container: Json, folder: str) -> tuple[list[str], dict[int, int]]:
     """A head's command line, and where the pod's ports are on this machine."""
     names = [*_FLAGS, *_HIDDEN]
     chosen = dict(zip(names, free_ports(len(names)), strict=True))
     flags = [f"--{name}={port}" for name, port in chosen.items()]
-    argv = [*_start(container), "--head", "--dashboard-host=127.0.0.1", f"--temp-dir={folder}", *flags]
+    argv = [*_start(container, folder), "--head", "--dashboard-host=127.0.0.1", f"--temp-dir={folder}", *flags]
     return argv, {port: chosen[name] for name, port in _FLAGS.items()}
 
 
-def worker_command(container: Json, gcs: int) -> list[str]:
+def worker_command(container: Json, gcs: int, folder: str) -> list[str]:
     """A worker's command line, joining the head whose GCS is there."""
     flags = [f"--{name}={port}" for name, port in zip(_HIDDEN, free_ports(len(_HIDDEN)), strict=True)]
-    return [*_start(container), f"--address=127.0.0.1:{gcs}", *flags]
+    return [*_start(container, folder), f"--address=127.0.0.1:{gcs}", *flags]
 
 
-def _start(container: Json) -> list[str]:
+def _start(container: Json, folder: str) -> list[str]:
     return [
-        python(), "-m", "ray.scripts.scripts", "start", "--block", "--node-ip-address=127.0.0.1",
+        plain_python(folder), "-m", "ray.scripts.scripts", "start", "--block", "--node-ip-address=127.0.0.1",
         "--disable-usage-stats", f"--object-store-memory={OBJECT_STORE}", "--min-worker-port=0", "--max-worker-port=0",
         *_passed(container),
     ]  # fmt: skip

@@ -60,11 +60,11 @@ class Run:
     def begin(self, gcs: int) -> None:
         """Start its Ray; a worker joins the head whose GCS is at that port. Raises OSError."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        self.short = tempfile.mkdtemp(prefix="kr", dir="/tmp")  # made 0700
         if self.is_head:
-            self.short = tempfile.mkdtemp(prefix="kr", dir="/tmp")  # made 0700
             argv, self.ports = ray.head_command(self.container, self.short)
         else:
-            argv = ray.worker_command(self.container, gcs)
+            argv = ray.worker_command(self.container, gcs, self.short)
         env = {name: one for name, one in self.env().items() if name != "RAY_ADDRESS"}
         self.child = start(argv, env, self.folder, self.log)
         seen = look(self.child.pid)
