@@ -2,7 +2,9 @@
 
 import argparse
 import asyncio
+import json
 import logging
+import shutil
 import sys
 from pathlib import Path
 
@@ -19,6 +21,8 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     if asked.end:
         left = asyncio.run(end_all(None, f"{HOME_MARK}={home}"))
+        for record in home.glob("pods/*/run.json"):
+            shutil.rmtree(json.loads(record.read_text(encoding="utf-8"))["short"], ignore_errors=True)
         return 1 if left else 0
     from krayne_sandbox.sandbox import RunningError, live
 
