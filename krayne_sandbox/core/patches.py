@@ -45,6 +45,8 @@ def json_patch(document: Json, operations: Any) -> Json:
 
 def _operate(document: Any, operation: Json) -> Any:
     verb, path = operation.get("op"), _pointer(operation.get("path"))
+    if not isinstance(verb, str):
+        raise bad_request(f"unexpected kind of operation: {verb!r}")
     if verb in {"move", "copy"}:
         origin = _pointer(operation.get("from"))
         value = copied(_read(document, origin))
@@ -84,6 +86,10 @@ def _unprocessable(why: str) -> StatusError:
     return StatusError(HTTPStatus.UNPROCESSABLE_ENTITY, "Invalid", text, {})
 
 
+def _is_index(part: str) -> bool:
+    return part.isdecimal() and len(part) < INDEX_DIGITS
+
+
 def _pointer(path: Any) -> list[str]:
     if not isinstance(path, str) or (path and not path.startswith("/")):
         raise _unprocessable(f"the path {path!r} is no JSON pointer")
@@ -94,7 +100,7 @@ def _read(document: Any, path: Sequence[str]) -> Any:
     for part in path:
         if isinstance(document, dict) and part in document:
             document = document[part]
-        elif isinstance(document, list) and part.isdecimal() and int(part) < len(document):
+        elif isinstance(document, list) and _is_index(part) and int(part) < len(document):
             document = document[int(part)]
         else:
             raise _unprocessable(f"doc is missing path: /{'/'.join(path)}: missing value")
@@ -107,7 +113,7 @@ def _added(document: Any, path: Sequence[str], value: Any) -> Any:
     home, last = _read(document, path[:-1]), path[-1]
     if isinstance(home, dict):
         home[last] = value
-    elif isinstance(home, list) and (last == "-" or (last.isdecimal() and int(last) <= len(home))):
+    elif isinstance(home, list) and (last == "-" or (_is_index(last) and int(last) <= len(home))):
         home.insert(len(home) if last == "-" else int(last), value)
     else:
         raise _unprocessable(f"add operation does not apply: doc is missing path: /{'/'.join(path)}: missing value")

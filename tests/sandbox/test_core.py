@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from krayne_sandbox.core import protobuf
@@ -76,6 +76,8 @@ def test_a_json_patch_does_what_it_says(target: Any, key: str, value: Any) -> No
 @given(
     OBJECTS, st.lists(st.dictionaries(st.sampled_from(["op", "path", "from", "value"]), TREES, max_size=4), max_size=3)
 )
+@example({}, [{"path": "", "op": []}])
+@example({"a": []}, [{"path": "/a/" + "9" * 5000, "op": "add"}])
 def test_no_json_patch_breaks_the_server(target: Any, operations: Any) -> None:
     before = copied(target)
     try:
