@@ -12,6 +12,7 @@ from krayne_sandbox.core.shapes import LISTMAP, SET, Shape
 from krayne_sandbox.core.statuses import StatusError, bad_request
 
 MOST_OPERATIONS: Final = 10_000
+INDEX_DIGITS: Final = 10  # of a list index: past thousands of digits int() fails in another way
 DIRECTIVE: Final = "$patch"
 
 
