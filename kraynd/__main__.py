@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from krayne.config.daemon import DaemonSettings
 
 LOG_BYTES = 4 * 1024 * 1024  # of one log file, before it is rotated
+PLAIN = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+PRIORITIES = {"DEBUG": 7, "INFO": 6, "WARNING": 4, "ERROR": 3, "CRITICAL": 2}  # sd-daemon(3)
 LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -31,13 +33,22 @@ def main(argv: list[str] | None = None) -> int:
         return error.exit_code
 
 
+class _JournalFormatter(logging.Formatter):
+    """The journal has the time; each line says its priority."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = f"{record.name}: {super().format(record)}"
+        return "\n".join(f"<{PRIORITIES.get(record.levelname, 6)}>{line}" for line in text.splitlines())
+
+
 def _log_to(level: str, file: str | None) -> None:
     """Log on stderr, or into a rotated file when nobody reads stderr."""
     handler: logging.Handler = logging.StreamHandler(sys.stderr)
     if file is not None:
         os.makedirs(os.path.dirname(file), mode=0o700, exist_ok=True)
         handler = RotatingFileHandler(file, maxBytes=LOG_BYTES, backupCount=3)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    journal = file is None and "JOURNAL_STREAM" in os.environ and not sys.stderr.isatty()
+    handler.setFormatter(_JournalFormatter() if journal else logging.Formatter(PLAIN))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     # Their debug output holds whole bodies, Secrets and tokens included.
     for foreign in ("aiohttp", "asyncio", "kubernetes_asyncio", "urllib3"):
@@ -48,12 +59,13 @@ def _serve(options: argparse.Namespace) -> int:
     import anyio
 
     from kraynd.daemon import Daemon
-    from kraynd.local import system
+    from kraynd.local import handover, system
     from kraynd.local.home import AlreadyRunningError, Home
 
     os.umask(0o077)
     system.refuse_core_dumps()
     system.raise_descriptor_limit()
+    handed = handover.take()
     home = Home.open()
     try:
         home.lock()
@@ -66,8 +78,13 @@ def _serve(options: argparse.Namespace) -> int:
     detached = not sys.stderr.isatty() and "JOURNAL_STREAM" not in os.environ and not options.log_stderr
     _log_to(options.log_level or settings.log_level, paths.log_file() if detached else None)
 
+    kept: list[tuple[str, int]] | None = None
+
     async def run() -> None:
-        await Daemon(home, settings, notes).run()
+        nonlocal kept
+        daemon = Daemon(home, settings, notes, handed)
+        await daemon.run()
+        kept = daemon.kept
 
     try:
         anyio.run(run, backend_options={"use_uvloop": _use_uvloop(options.loop)})
@@ -79,7 +96,17 @@ def _serve(options: argparse.Namespace) -> int:
         raise _first(known) from group
     finally:
         home.unlock()
+    if kept is not None:
+        handover.give(kept)
+        _become_successor()
     return 0
+
+
+def _become_successor() -> None:
+    """Run what is installed now in this very process: its id, its manager and its doors stay."""
+    if os.path.exists(sys.executable):
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - our own command, no shell
+    os.execvp("kraynd", ["kraynd", *sys.argv[1:]])  # noqa: S606, S607 - an upgrade moved it: the one on PATH
 
 
 def _settings() -> "tuple[DaemonSettings, tuple[str, ...]]":

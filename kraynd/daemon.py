@@ -28,8 +28,10 @@ from kraynd.core.pods import head_target
 from kraynd.forwards import Forwards, ForwardSpec, HoldSettings
 from kraynd.idling import Idling
 from kraynd.kube.tunnel import TunnelSettings
-from kraynd.local import system
+from kraynd.lasting import DescriptorStore, follow_upgrades
+from kraynd.local import handover, system
 from kraynd.local.desired import Desired
+from kraynd.local.handover import Handed
 from kraynd.local.home import Home, atomic_write, remove_quietly
 from kraynd.local.memory import MemoryStore
 from kraynd.methods import Methods
@@ -55,8 +57,12 @@ SAVE_EVERY = 0.2  # seconds a newly given port may wait to be written with other
 class Daemon:
     """One user's daemon. The home's lock is held by the caller."""
 
-    def __init__(self, home: Home, settings: DaemonSettings, notes: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, home: Home, settings: DaemonSettings, notes: tuple[str, ...] = (), handed: Handed | None = None
+    ) -> None:
         self.home = home
+        self.handed = handed or Handed()
+        self.kept: list[tuple[str, int]] | None = None  # what our successor gets, once a restart is asked for
         self.settings = settings
         self.notes = (*notes, *_open_locks(settings))
         self.memory = MemoryStore.load()
@@ -84,7 +90,9 @@ class Daemon:
             on_change=self._forward_changed,
             check_peer=settings.locks.users,
             guard_web=settings.locks.web,
+            inherited=self.handed.forwards,
         )
+        self.store = DescriptorStore(self.forwards)
         self.reports = Reports(self._reported)
         self._stop = anyio.Event()
         self._stale = anyio.Event()
@@ -111,19 +119,20 @@ class Daemon:
             ports=(self.settings.ports.low, self.settings.ports.high),
             refresh=self._refresh,
             stop=self._stop.set,
+            restart=self._restart,
         )
 
-    async def run(self, inherited: socket.socket | None = None) -> None:
+    async def run(self) -> None:
         """Serve until told to stop. Raises StateError, SocketLostError."""
         reaching = Reaching(self.operations, lambda: self.connection.link, self.ssh)
         methods = Methods(self.operations, TendMethods(self.operations), SetupMethods(self.connection), reaching)
-        server = Server(methods.table(), path=paths.socket_path(), inherited=inherited)
+        self.server = self._server(methods)
         try:
             async with anyio.create_task_group() as root:
                 await root.start(self.forwards.run)
                 await self.desired.refresh()
                 self.reconciler.declare(self.desired.snapshot)
-                await root.start(server.run)
+                await root.start(self.server.run)
                 self._announce()
                 root.start_soon(self._listen_to_signals)
                 root.start_soon(self.desired.run, self._files_changed)
@@ -133,14 +142,39 @@ class Daemon:
                 root.start_soon(self._keep_forwards)
                 root.start_soon(Idling(self.operations).run)
                 root.start_soon(system.watch_sleep, self._woke)
+                root.start_soon(system.feed_watchdog)
+                root.start_soon(self.store.release_leftovers)
+                root.start_soon(follow_upgrades, self._is_idle, self._restart)
                 await self._stop.wait()
-                system.notify("STOPPING=1")
+                system.notify("RELOADING=1" if self.kept is not None else "STOPPING=1")
                 root.cancel_scope.cancel()
         finally:
             with anyio.CancelScope(shield=True), anyio.move_on_after(STOP_SECONDS):
                 await self.memory.save()
             remove_quietly(paths.daemon_file())
             log.info("stopped")
+
+    def _server(self, methods: Methods) -> Server:
+        path, given = paths.socket_path(), self.handed.control
+        if given is not None and not self.handed.activated and not os.path.exists(path):
+            given.close()  # nobody can reach it without its path
+            given = None
+        return Server(methods.table(), path=path, inherited=given, keep_path=self.handed.activated)
+
+    def _restart(self) -> None:
+        """Stop in order, with the doors left open for the program this process becomes."""
+        if self.kept is None:
+            doors = [one for sockets in self.forwards.sockets().values() for one in sockets]
+            self.kept = handover.keep(self.server.socket, [*doors, *self.forwards.unclaimed()])
+            self.server.keep_path = True
+            self._stop.set()
+
+    def _is_idle(self) -> bool:
+        return not any(state.connections or state.held for state in self.forwards.states().values())
+
+    def _tell_manager(self) -> None:
+        clusters, forwards = len(self.reconciler.statuses), len(self.forwards.states())
+        system.notify(f"STATUS={clusters} clusters, {forwards} forwards")
 
     # What the parts say to each other. Synchronous, and quick.
 
@@ -175,6 +209,7 @@ class Daemon:
 
     def _forward_changed(self, key: ForwardKey) -> None:
         self.changes.publish(key.cluster_key)
+        self.store.follow()
 
     def _woke(self, asleep: float) -> None:
         log.info("the machine slept for %.0f s: checking every connection", asleep)
@@ -218,6 +253,9 @@ class Daemon:
                     self._aim(key)
                 self.changes_in_ports()
                 self.ssh.refresh()
+                self.store.follow()
+                self.store.settle()
+                self._tell_manager()
                 await self._save()
             await anyio.sleep(SAVE_EVERY)
 
@@ -266,7 +304,10 @@ class Daemon:
             "host": platform.node(),
         }
         atomic_write(paths.daemon_file(), msgspec.json.encode(about) + b"\n")
+        if self.server.socket is not None and not self.handed.activated:
+            self.server.keep_path |= self.store.put_control(self.server.socket)
         system.notify("READY=1")
+        self._tell_manager()
         log.info("serving %s on %s", self.home.path, paths.socket_path())
 
 

@@ -102,6 +102,18 @@ class Forwards:
         """The listening sockets of each forward, to hand to whoever keeps them across a restart."""
         return {key: forward.sockets for key, forward in self._forwards.items()}
 
+    def unclaimed(self) -> tuple[socket.socket, ...]:
+        """Inherited sockets no forward has taken yet."""
+        return tuple(one for sockets in self._inherited.values() for one in sockets)
+
+    def release_unclaimed(self) -> tuple[int, ...]:
+        """Close inherited sockets no forward has taken; their ports."""
+        ports = tuple(self._inherited)
+        for one in self.unclaimed():
+            one.close()
+        self._inherited.clear()
+        return ports
+
     def wake(self) -> None:
         """The machine slept: whatever waits between two tries is tried now."""
         for forward in self._forwards.values():

@@ -91,6 +91,9 @@ class Backend(Board, Protocol):
     def stop(self) -> None:
         """Begin to stop; returns at once."""
 
+    def restart(self) -> None:
+        """Begin to restart in place; returns at once."""
+
     def subscribe(self, since: int | None = None) -> AbstractContextManager[Subscription]:
         """Hear of changes (kraynd.changes.Changes.subscribe)."""
 
@@ -147,6 +150,11 @@ class Methods:
     async def daemon_stop(self, call: Call, params: messages.NoParams) -> messages.Done:
         """Stop, once the answer is out."""
         call.after.append(self._backend.stop)
+        return messages.Done(self._backend.status().pid)
+
+    async def daemon_restart(self, call: Call, params: messages.NoParams) -> messages.Done:
+        """Begin anew in the same process, once the answer is out."""
+        call.after.append(self._backend.restart)
         return messages.Done(self._backend.status().pid)
 
     # Clusters.

@@ -155,6 +155,10 @@ class Operations(Showing):
         """Begin to stop; returns at once."""
         self._parts.stop()
 
+    def restart(self) -> None:
+        """Begin to restart in place; returns at once."""
+        self._parts.restart()
+
     # Inner parts.
 
     async def _remember(self, key: ClusterKey, memory: ClusterMemory) -> None:

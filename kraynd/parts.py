@@ -45,3 +45,4 @@ class Parts(msgspec.Struct, frozen=True):
     ports: tuple[int, int]
     refresh: Callable[[], None]
     stop: Callable[[], None]
+    restart: Callable[[], None]

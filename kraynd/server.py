@@ -14,7 +14,15 @@ import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
 from kraynd.calls import Method
-from kraynd.local.control import ControlStream, accept, bind_control_socket, identity, peer_uid, remove_if_ours
+from kraynd.local.control import (
+    ControlStream,
+    accept,
+    bind_control_socket,
+    identity,
+    is_hung_up,
+    peer_uid,
+    remove_if_ours,
+)
 from kraynd.replies import Replies
 from kraynd.session import Session
 from krayne import rpc
@@ -40,13 +48,22 @@ class Server:
     The caller holds the home's lock. `refused` counts other users' attempts, `turned_away` those beyond the limit.
     """
 
-    def __init__(self, methods: Mapping[str, Method], *, path: str, inherited: socket.socket | None = None) -> None:
+    def __init__(
+        self,
+        methods: Mapping[str, Method],
+        *,
+        path: str,
+        inherited: socket.socket | None = None,
+        keep_path: bool | None = None,
+    ) -> None:
         self.methods = methods
         self.replies = Replies()
         self.refused = 0
         self.turned_away = 0
         self._path = path
         self._inherited = inherited
+        self.keep_path = inherited is not None if keep_path is None else keep_path
+        self.socket: socket.socket | None = None  # listened on
         self._sessions = 0
         self._buffered = 0
         self._mutations: set[anyio.CancelScope] = set()
@@ -59,7 +76,7 @@ class Server:
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled; started once clients can connect. Raises StateError, SocketLostError."""
-        raw = self._inherited or bind_control_socket(self._path)
+        raw = self.socket = self._inherited or bind_control_socket(self._path)
         ours = identity(self._path)
         try:
             raw.setblocking(False)
@@ -72,7 +89,7 @@ class Server:
                     await self._finish_mutations()
         finally:
             raw.close()
-            if self._inherited is None:
+            if not self.keep_path:
                 remove_if_ours(self._path, ours)
 
     def buffer(self, change: int) -> bool:
@@ -95,6 +112,10 @@ class Server:
     async def _serve(self, stream: ControlStream) -> None:
         if not self._is_ours(stream):
             self.refused += 1
+            await stream.aclose()
+            return
+        if is_hung_up(stream.socket):
+            # Who came during a restart and left again must not fill the room of who waited.
             await stream.aclose()
             return
         self._sessions += 1

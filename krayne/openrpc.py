@@ -96,6 +96,7 @@ METHODS = (
     MethodSpec("daemon.hello", "Who answers, and what it can do.", NoParams, Hello),
     MethodSpec("daemon.reload", "Read the cluster files and settings again now.", NoParams, Done, True),
     MethodSpec("daemon.status", "The daemon about itself and its connection.", NoParams, DaemonStatus),
+    MethodSpec("daemon.restart", "Start the daemon anew in place; nobody is refused meanwhile.", NoParams, Done, True),
     MethodSpec("daemon.stop", "Stop the daemon; clusters stay.", NoParams, Done, True),
     MethodSpec("forward.close", "Close local ports; remembered.", CloseParams, Services, True),
     MethodSpec("forward.list", "Every forward with its counters.", ListParams, ForwardList),

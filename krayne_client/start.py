@@ -1,7 +1,8 @@
 """Starting the daemon when nobody answers: lock, look again, spawn detached, wait for its socket.
 
 Invariant: however many clients come at once, at most one daemon is spawned; a daemon that dies at once is reported with
-its last words, not waited for. (The service manager, where it runs our unit, is to be asked first in `start_daemon`.)
+its last words, not waited for.
+Where our unit is installed, its service manager starts it.
 """
 
 import fcntl
@@ -42,9 +43,25 @@ def start_daemon(*, command: Sequence[str] | None = None, say: Callable[[str], N
             if found is not None:
                 return found
             patience.pause("another client's start of the daemon takes too long")
-        return connect() or _spawn(command or daemon_command(), patience)
+        return (
+            connect()
+            or (None if command else _through_service(patience))
+            or _spawn(command or daemon_command(), patience)
+        )
     finally:
         os.close(lock)
+
+
+def _through_service(patience: "_Patience") -> Connection | None:
+    """Started by the service manager; None where no unit of ours is installed or no manager runs."""
+    from krayne_client import service
+
+    if not service.installed() or not service.reachable():
+        return None
+    service.start()
+    while (found := connect()) is None:
+        patience.pause("the service manager started the daemon, but its socket does not open")
+    return found
 
 
 class _Patience:

@@ -7,8 +7,9 @@ import contextlib
 import os
 import resource
 import socket
+import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import anyio
 
@@ -17,7 +18,7 @@ SLEEP_GAP = 3.0  # a gap shorter than this is a loaded machine, not a sleep
 WANTED_DESCRIPTORS = 65_536  # 250 forwards with some hundred connections each
 
 
-def notify(message: str) -> bool:
+def notify(message: str, descriptors: Sequence[int] = ()) -> bool:
     """Tell the service manager (sd_notify(3)); False without one. `message` is "READY=1", "STATUS=..." and so on."""
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
@@ -27,7 +28,8 @@ def notify(message: str) -> bool:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
         with contextlib.suppress(OSError):  # a manager that went away must not end the daemon
             sender.connect(address)
-            sender.sendall(message.encode())
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack(f"{len(descriptors)}i", *descriptors))]
+            sender.sendmsg([message.encode()], rights if descriptors else [])
             return True
     return False
 
@@ -61,3 +63,13 @@ async def watch_sleep(
         if now - before > SLEEP_GAP:
             on_wake(now - before)
         before = now
+
+
+async def feed_watchdog() -> None:
+    """Tell the service manager, as often as it wants, that the loop turns (sd_watchdog_enabled(3))."""
+    wanted = os.environ.get("WATCHDOG_USEC", "")
+    if not wanted.isdecimal() or os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
+        return
+    while True:
+        notify("WATCHDOG=1")
+        await anyio.sleep(int(wanted) / 1_000_000 / 3)

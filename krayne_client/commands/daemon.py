@@ -14,9 +14,12 @@ from krayne_client.grammar import Grammar
 
 def add(grammar: Grammar) -> None:
     """What can be typed."""
-    typed = grammar.verb("daemon", daemon, "run, start, stop or look at the daemon", "daemon restart", "daemon logs")
+    typed = grammar.verb(
+        "daemon", daemon, "run, start, stop or look at the daemon", "daemon install", "daemon restart", "daemon logs"
+    )
     typed.usage = f"krayne daemon {{{','.join(DAEMON_ACTIONS)}}} [options]"
     typed.add_argument("action", choices=tuple(DAEMON_ACTIONS), help="what to do")
+    typed.add_argument("--dry-run", action="store_true", help="install: print the unit and change nothing")
 
 
 def daemon(options: argparse.Namespace) -> int:
@@ -47,6 +50,10 @@ def daemon_start(options: argparse.Namespace) -> int:
 
 def daemon_stop(_: argparse.Namespace) -> int:
     """Stop it; fine when it does not run. Clusters stay, local ports close."""
+    from krayne_client import service
+
+    if service.installed() and service.active():
+        service.stop()
     found = connect()
     if found is None:
         sys.stdout.write("the daemon is not running\n")
@@ -60,8 +67,50 @@ def daemon_stop(_: argparse.Namespace) -> int:
 
 
 def daemon_restart(options: argparse.Namespace) -> int:
-    """Stop and start."""
-    return daemon_stop(options) or daemon_start(options)
+    """Start anew in place: its listeners stay open, so nobody is refused. A daemon that does not run is started."""
+    found = connect()
+    if found is None:
+        return daemon_start(options)
+    with found:
+        pid = found.call("daemon.restart")["pid"]
+        if not found.wait_closed(STOP_SECONDS):
+            raise DaemonUnreachableError(f"the daemon (pid {pid}) does not stop", hint=f"kill {pid}")
+    return daemon_start(options)
+
+
+def daemon_install(options: argparse.Namespace) -> int:
+    """Make it a service of the user: started at login, and again after a fault. `--dry-run` prints the unit."""
+    from krayne_client import service
+
+    if options.dry_run:
+        sys.stdout.write(service.render())
+        return 0
+    changed = service.install()
+    if not service.active():
+        running = connect()
+        if running is not None:
+            with running:
+                pid = running.call("daemon.stop")["pid"]
+                if not (running.wait_closed(STOP_SECONDS) and words.wait_gone(pid, STOP_SECONDS)):
+                    raise DaemonUnreachableError(f"the daemon (pid {pid}) does not stop", hint=f"kill {pid}")
+        service.start()
+    sys.stdout.write(
+        f"{service.unit_path()} is {'installed' if changed else 'installed already'}, and the daemon runs\n"
+    )
+    if sys.platform != "darwin":
+        words.aside("it ends at your last logout; to keep it on a shared machine: loginctl enable-linger")
+    if changed:
+        words.aside("credential plugins are looked for in the PATH of this shell; install again when that changes")
+    return 0
+
+
+def daemon_uninstall(_: argparse.Namespace) -> int:
+    """Stop the service and remove its unit; fine when there is none. Clusters and settings stay."""
+    from krayne_client import service
+
+    gone = service.uninstall()
+    sys.stdout.write("the service is removed; clusters go on\n" if gone else "no service is installed\n")
+    return 0
 
 
 def daemon_logs(_: argparse.Namespace) -> int:
@@ -79,6 +128,8 @@ DAEMON_ACTIONS = {
     "start": daemon_start,
     "stop": daemon_stop,
     "restart": daemon_restart,
+    "install": daemon_install,
+    "uninstall": daemon_uninstall,
     "status": status,
     "logs": daemon_logs,
 }

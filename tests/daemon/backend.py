@@ -204,6 +204,9 @@ class MemoryBackend(TendedMemory):
     def stop(self) -> None:
         self.stopped.set()
 
+    def restart(self) -> None:
+        self.stopped.set()
+
     def subscribe(self, since: int | None = None) -> AbstractContextManager[Subscription]:
         return self.changes.subscribe(since)
 

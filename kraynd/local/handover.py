@@ -1,0 +1,114 @@
+"""Listening sockets across a restart: from the service manager's store, or from the process we were before an exec.
+
+What is listened on is never closed in between, so who connects meanwhile waits in the backlog. Owns the names under
+which sockets travel; knows nothing of what they serve.
+"""
+
+import contextlib
+import os
+import socket
+import stat
+from collections.abc import Iterable, Sequence
+
+from kraynd.local import system
+
+FIRST = 3  # SD_LISTEN_FDS_START
+OURS = "KRAYND_HANDED"  # descriptors of the process we were: "NAME=FD,..."
+CONTROL = "control"
+ACTIVATED = "kraynd.socket"  # a socket unit's default name for what it listens on
+FORWARD = "forward"
+MOST = 2048  # sockets at once: more than that nobody hands over
+
+
+class Handed:
+    """What came with the start: the control socket, if any, and the sockets of forwards."""
+
+    def __init__(
+        self, control: socket.socket | None = None, forwards: Sequence[socket.socket] = (), *, activated: bool = False
+    ) -> None:
+        self.control = control
+        self.activated = activated  # the control socket is a socket unit's: its path is not ours to remove
+        self.forwards = tuple(forwards)
+
+
+def take() -> Handed:
+    """Take over what was handed to this process, once; nothing of it reaches the processes we start."""
+    control: socket.socket | None = None
+    activated = False
+    forwards: dict[tuple[int, str, int], socket.socket] = {}
+    for name, number in [*_from_exec(os.environ.pop(OURS, "")), *_from_manager()]:
+        one = _listening(number)
+        if one is None:
+            continue
+        if one.family == socket.AF_UNIX:
+            if name in (CONTROL, ACTIVATED) and control is None:
+                control, activated = one, name == ACTIVATED
+            else:
+                one.close()
+            continue
+        host, port = one.getsockname()[:2]
+        if (one.family, host, port) in forwards:
+            one.close()  # the same socket, stored twice
+        else:
+            forwards[one.family, host, port] = one
+    return Handed(control, tuple(forwards.values()), activated=activated)
+
+
+def keep(control: socket.socket | None, forwards: Iterable[socket.socket]) -> list[tuple[str, int]]:
+    """Copies of listening sockets that stay open when their owners close them."""
+    named = [(CONTROL, control)] if control is not None else []
+    named += [(FORWARD, one) for one in forwards if one.family != socket.AF_UNIX]
+    kept = []
+    with contextlib.suppress(OSError):  # out of descriptors: what was kept is kept
+        for name, one in named:
+            kept.append((name, os.dup(one.fileno())))
+    return kept
+
+
+def give(kept: Iterable[tuple[str, int]]) -> None:
+    """Let the program this process is about to become have them."""
+    kept = list(kept)
+    for _, number in kept:
+        os.set_inheritable(number, True)
+    os.environ[OURS] = ",".join(f"{name}={number}" for name, number in kept)
+
+
+def store(name: str, sockets: Sequence[socket.socket]) -> bool:
+    """Put sockets into the service manager's store (sd_pid_notify_with_fds(3)); False without a manager."""
+    return system.notify(f"FDSTORE=1\nFDNAME={name}", [one.fileno() for one in sockets])
+
+
+def forget(name: str) -> bool:
+    """Take them out of the store, or their port stays bound."""
+    return system.notify(f"FDSTOREREMOVE=1\nFDNAME={name}")
+
+
+def _from_exec(text: str) -> list[tuple[str, int]]:
+    pairs = (one.partition("=") for one in text.split(",")[:MOST])
+    return [(name, int(number)) for name, _, number in pairs if number.isdecimal()]
+
+
+def _from_manager() -> list[tuple[str, int]]:
+    """LISTEN_FDS, when meant for this process (sd_listen_fds(3))."""
+    pid, count, names = (os.environ.pop(name, "") for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"))
+    if pid != str(os.getpid()) or not count.isdecimal():
+        return []
+    number = min(int(count), MOST)
+    named = names.split(":") if names else []
+    named += [ACTIVATED] * (number - len(named))  # socket activation without names
+    return [(ACTIVATED if name == "unknown" else name, FIRST + at) for at, name in enumerate(named[:number])]
+
+
+def _listening(number: int) -> socket.socket | None:
+    try:
+        if not stat.S_ISSOCK(os.fstat(number).st_mode):
+            return None
+        os.set_inheritable(number, False)
+        one = socket.socket(fileno=number)
+        if not one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            one.close()
+            return None
+    except OSError:
+        return None
+    one.setblocking(False)
+    return one
