@@ -106,7 +106,7 @@ def writes(plane: ControlPlane, namespace: str, user: str = "admin", *, refused:
     return [
         (one["verb"], one["objectRef"].get("name", ""))
         for one in plane.audit()
-        if one["user"]["username"] == user
+        if one["user"].get("username") == user  # nobody, where the login failed
         and one["verb"] in WRITES
         and (refused or one["responseStatus"]["code"] < HTTPStatus.BAD_REQUEST)
         and one.get("objectRef", {}).get("resource") == "rayclusters"
