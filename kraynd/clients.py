@@ -365,6 +365,7 @@ class Clients:
         timer = self._unheard.pop(connection, None)
         if timer is not None:
             timer.cancel()
+            self._connections[connection] = Wait(asyncio.get_running_loop().time())  # it may have been opened long ago
             self._serve(connection)
 
     def blocked(self, connection: LocalConnection, why: str) -> bytes:  # noqa: ARG002 - the Owner's word

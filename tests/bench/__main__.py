@@ -8,13 +8,14 @@ import os
 import platform
 import sys
 
-from tests.bench import idle, outages, steady
+from tests.bench import idle, locks, outages, steady
 from tests.bench.lab import lab
 
 GROUPS = {
     "commands": steady.commands,
     "forwards": steady.forwards,
     "far": steady.far,
+    "locks": locks.locks,
     "stalls": outages.stalls,
     "cut": outages.cut,
     "replaced": outages.replaced,

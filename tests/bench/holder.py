@@ -39,14 +39,16 @@ async def _serve(options: argparse.Namespace, target: PodTarget) -> None:
     endpoint = load_endpoint(KrayneSettings(), dict(os.environ))
     settings = TunnelSettings(transport=options.transport)
     pool = TunnelPool(endpoint, settings=settings)
-    forwards = Forwards(socket_dir=None, on_change=lambda _key: None, check_peer=not options.open)
+    shut = not options.open
+    forwards = Forwards(socket_dir=None, on_change=lambda _key: None, check_peer=shut, guard_web=shut)
+    scheme = "http" if options.http else "tcp"
     locals_ = [_free_port() for _ in options.ports]
     async with anyio.create_task_group() as tasks:
         await tasks.start(pool.run)
         await tasks.start(forwards.run)
         forwards.aim(ClusterKey("default", "bench"), pool, target, "")
         pairs = zip(options.ports, locals_, strict=True)
-        forwards.want([ForwardSpec(ForwardKey("default", "bench", f"p{one}"), one, at, "tcp") for one, at in pairs])
+        forwards.want([ForwardSpec(ForwardKey("default", "bench", f"p{one}"), one, at, scheme) for one, at in pairs])
         while any(state.state == "holding" for state in forwards.states().values()):
             await anyio.sleep(0.01)
         print(*locals_, flush=True)
@@ -65,7 +67,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--profile", default="")
     parser.add_argument("--loop", choices=("uvloop", "asyncio"), default="uvloop")
     parser.add_argument("--transport", choices=("auto", "spdy", "websocket"), default="auto")
-    parser.add_argument("--open", action="store_true", help="let everybody in: no check of the peer")
+    parser.add_argument("--open", action="store_true", help="let everybody in: both locks off")
+    parser.add_argument("--http", action="store_true", help="every port is an HTTP service")
     parser.add_argument("namespace")
     parser.add_argument("pod")
     parser.add_argument("uid")

@@ -7,6 +7,7 @@ import anyio
 import pytest
 
 import kraynd.clients
+from kraynd.core.forwarding import Wait
 from kraynd.core.model import ForwardKey
 from kraynd.forwards import HoldSettings
 from tests.daemon.house import ECHO, NOBODY, SILENT, SSH, House, built
@@ -88,6 +89,22 @@ async def test_a_held_request_is_judged_before_it_is_held(house: House) -> None:
     house.aim()
     assert await own.hear_exactly(len(get(port))) == get(port)
     assert house.pool.opens == 1
+
+
+async def test_a_connection_opened_ahead_of_need_is_held_as_long_as_any(house: House) -> None:
+    """Browsers open connections early: the wait for a stream begins with the request."""
+    port = await house.open(ECHO, WEB, scheme="http")
+    house.nowhere()
+    client = house.connect(port)
+    clients = house.forwards._forwards[WEB]._clients
+    await until(lambda: bool(clients._unheard))
+    (early,) = clients._unheard
+    clients._connections[early] = Wait(anyio.current_time() - 2 * HoldSettings().seconds)
+    await client.say(get(port))
+    await until(lambda: house.state(WEB).held == 1)
+    house.aim()
+    assert await client.hear_exactly(len(get(port))) == get(port)
+    assert house.state(WEB).refused == 0
 
 
 async def test_the_rest_of_a_request_that_is_held_waits_with_it(house: House) -> None:
