@@ -5,20 +5,20 @@ Needs chromium; skipped without it.
 
 import asyncio
 import contextlib
-import shutil
-import subprocess
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 import anyio
+import anyio.to_thread
 import pytest
 
 from kraynd.core.model import ForwardKey
+from tests.browser import CHROMIUM, dump_dom
 from tests.daemon.fakepod import App, PodStream
 from tests.daemon.house import House
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-headless-shell")
 pytestmark = [
     pytest.mark.anyio,
     pytest.mark.timeout(300),
@@ -108,25 +108,8 @@ async def page(content: str) -> AsyncIterator[int]:
 
 
 async def shown(url: str, profile: Path) -> str:
-    """The page as the browser has it once it is quiet. Every name of evil.example leads to this machine."""
-    assert CHROMIUM is not None
-    flags = [
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-quic",
-        "--no-first-run",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-        "--host-resolver-rules=MAP *.example 127.0.0.1",
-        f"--user-data-dir={profile}",
-        "--virtual-time-budget=10000",
-        "--dump-dom",
-    ]
-    with anyio.fail_after(LIMIT):
-        done = await anyio.run_process([CHROMIUM, *flags, url], stderr=subprocess.DEVNULL, check=False)
-    return done.stdout.decode(errors="replace")
+    """The page as the browser has it once it is quiet."""
+    return await anyio.to_thread.run_sync(partial(dump_dom, url, profile, limit=LIMIT))
 
 
 async def test_our_own_page_works_with_its_script_its_posts_and_its_socket(web: Web, tmp_path: Path) -> None:
