@@ -26,7 +26,7 @@ install: .venv/.installed
 .venv/.installed: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(PY) -m pip install --quiet --upgrade pip
-	$(PY) -m pip install --quiet --editable '.[fast,test,lint,fuzz]'
+	$(PY) -m pip install --quiet --editable '.[fast,tui,test,lint,fuzz]'
 	@touch $@
 
 lint: install

@@ -25,6 +25,7 @@ from krayne_client.commands import (
     reaching,
     reading,
     sandbox,
+    screening,
     setup,
     sshing,
     tending,
@@ -36,6 +37,7 @@ CUT_OFF = 141
 # In the order of the help.
 PARTS = (
     reading,
+    screening,
     declaring,
     changing,
     tending,

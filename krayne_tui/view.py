@@ -9,7 +9,7 @@ from typing import Any
 from rich.text import Text
 
 from krayne.api import ClusterInfo
-from krayne.config import ClusterConfig, ConfigValidationError, dump_cluster_yaml, parse_cluster_yaml
+from krayne.config import ClusterConfig, ConfigValidationError, dump_cluster_yaml, parse_cluster_yaml, problems_of
 
 Json = Mapping[str, Any]
 Key = tuple[str, str]
@@ -108,7 +108,7 @@ def preview(values: Mapping[str, str]) -> tuple[str, str]:
     try:
         return dump_cluster_yaml(declared(values)), ""
     except ConfigValidationError as error:
-        return "", str(error.message)
+        return "", "\n".join(f"{one.field}: {one.message}" for one in problems_of(error)) or error.message
 
 
 def _is_count(name: str) -> bool:

@@ -6,7 +6,7 @@ a snapshot is compared with what was told, and only the differences are told.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from typing import Any
 
 from krayne.api.aio.calling import Talk
@@ -17,13 +17,16 @@ Key = tuple[str, str]
 MOST_LOSSES = 5  # connections in a row that end before the watch begins: no restart looks like that
 
 
-async def watch(namespace: str | None = None, *, since: int | None = None) -> AsyncGenerator[ClusterEvent, None]:
+async def watch(
+    namespace: str | None = None, *, since: int | None = None, lost: Callable[[], None] | None = None
+) -> AsyncGenerator[ClusterEvent, None]:
     """Every change of the clusters, beginning with all that are there; it never ends by itself.
 
     Args:
         namespace: of this Kubernetes namespace alone; None: of all.
         since: the `revision` of the last event seen by an earlier watch: only what changed since is told, where the
             daemon still knows it; else all that is there.
+        lost: called when the daemon went away; the next `synced` or change says that it is back.
 
     Yields:
         ClusterEvent of kind `changed` (with the cluster), `removed`, or `synced` (all that was there has been told).
@@ -68,6 +71,8 @@ async def watch(namespace: str | None = None, *, since: int | None = None) -> As
         except LostError:
             # A new daemon knows other revisions: it sends a snapshot, which is compared.
             losses += 1
+            if lost is not None:
+                lost()
             if losses > MOST_LOSSES:
                 raise
         finally:
