@@ -61,7 +61,6 @@ class Screen(App[None]):
         self.words = ""
         self.known: dict[Key, ClusterInfo] = {}
         self.cells: dict[Key, tuple[Text, ...]] = {}
-        self.details: dict[str, Any] | None = None
         self._synced = False
 
     def compose(self) -> ComposeResult:
@@ -189,18 +188,17 @@ class Screen(App[None]):
     async def show_details(self, key: Key) -> None:
         """Ask for everything known of a cluster; a newer question ends this one."""
         try:
-            self.details = await daemon.details(key)
+            text = view.detail(await daemon.details(key))
         except KrayneError as error:
-            self.details = None
-            self._part("#detail").update(error.message)
-        else:
-            self._part("#detail").update(view.detail(self.details))
+            text = error.message
+        if key == self.chosen:
+            self._part("#detail").update(text)
 
     # What is pressed.
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:  # noqa: ARG002 - Textual's
         """Over a dialog only its own keys act."""
-        own = {f"{action}" for _, action, _, _ in keys.KEYS}
+        own = {name for _, name, _, _ in keys.KEYS}
         return not (action in own and len(self.screen_stack) > 1)
 
     def action_filter(self) -> None:
@@ -257,9 +255,10 @@ class Screen(App[None]):
     async def action_scale(self) -> None:
         """A worker group's new count."""
         key = self.chosen
-        if key is None or self.details is None:
+        found = await self._ask(key)
+        if key is None or found is None:
             return
-        groups = {one["name"]: one["desired"] for one in self.details["groups"]}
+        groups = {one["name"]: one["desired"] for one in found["groups"]}
         first = next(iter(groups), "worker")
         fields = {"group": first, "workers": str(groups.get(first, 0))}
 
@@ -284,14 +283,16 @@ class Screen(App[None]):
     @work(group="dialog", exclusive=True)
     async def action_browse(self) -> None:
         """A service's page in the browser."""
-        found = view.pages(self.details) if self.details else []
+        details = await self._ask(self.chosen)
+        found = view.pages(details) if details else []
         if not found:
             self.notify("no service here has a page", severity="warning")
             return
         url = found[0][1]
         if len(found) > 1:
             options = [(page, f"{name}  {page}") for name, page in found]
-            url = await self.push_screen_wait(Choice("open", options)) or ""
+            answer: str | None = await self.push_screen_wait(Choice("open", options))
+            url = answer or ""
         if url and not await asyncio.to_thread(webbrowser.open, url):
             self.notify(f"no browser here: {url}", severity="warning")
 
@@ -315,7 +316,9 @@ class Screen(App[None]):
     def action_logs(self) -> None:
         """The head's log, followed."""
         if self.chosen:
-            self.push_screen(Log(f"log of {self.chosen[1]}", daemon.command("logs", self.chosen, "-f", "--tail", "200")))
+            self.push_screen(
+                Log(f"log of {self.chosen[1]}", daemon.command("logs", self.chosen, "-f", "--tail", "200"))
+            )
 
     def action_ssh(self) -> None:
         """A shell in the cluster, then back."""
@@ -323,10 +326,21 @@ class Screen(App[None]):
             return
         try:
             with self.suspend():
-                subprocess.call(daemon.command("ssh", self.chosen))  # noqa: S603 - our own command
+                code = subprocess.call(daemon.command("ssh", self.chosen))  # noqa: S603 - our own command
+                if code:  # what it said would be gone with the screen's return
+                    input(f"ssh ended with code {code}; Enter goes back ")
         except SuspendNotSupported:
             self.notify("ssh needs a terminal", severity="warning")
         self.refresh()
+
+    async def _ask(self, key: Key | None) -> dict[str, Any] | None:
+        if key is None:
+            return None
+        try:
+            return await daemon.details(key)
+        except KrayneError as error:
+            self.notify(error.message, severity="error", markup=False)
+            return None
 
     async def _do(self, work: Awaitable[object], done: str) -> None:
         try:

@@ -44,13 +44,17 @@ class House:
             await self._end.wait()
         self._ended.set()
 
+    async def stop(self) -> None:
+        """Be gone."""
+        self._end.set()
+        await self._ended.wait()
+
     async def restart(self, meanwhile: Callable[[], None] = lambda: None) -> None:
         """Stop, and start again; clients that come in between wait, as for `krayne daemon restart`."""
         Path(paths.home()).mkdir(mode=0o700, exist_ok=True)
         with open(paths.start_lock_file(), "wb") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            self._end.set()
-            await self._ended.wait()
+            await self.stop()
             meanwhile()
             await self.tasks.start(self.serve)
 
