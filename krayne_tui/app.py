@@ -5,7 +5,9 @@ filter lets through; a change touches only the cells that differ.
 """
 
 import asyncio
+import signal
 import subprocess
+import sys
 import webbrowser
 from collections.abc import Awaitable
 from contextlib import aclosing
@@ -326,9 +328,7 @@ class Screen(App[None]):
             return
         try:
             with self.suspend():
-                code = subprocess.call(daemon.command("ssh", self.chosen))  # noqa: S603 - our own command
-                if code:  # what it said would be gone with the screen's return
-                    input(f"ssh ended with code {code}; Enter goes back ")
+                _on_terminal(daemon.command("ssh", self.chosen))
         except SuspendNotSupported:
             self.notify("ssh needs a terminal", severity="warning")
         self.refresh()
@@ -349,6 +349,18 @@ class Screen(App[None]):
             self.notify(f"{error.message}\n{error.hint}", severity="error", markup=False)
         else:
             self.notify(done, markup=False)
+
+
+def _on_terminal(command: list[str]) -> None:
+    """Give the terminal to a command until it ends."""
+    before = signal.signal(signal.SIGINT, lambda *_: None)  # ^C is the command's; an ignored one would be inherited
+    try:
+        code = subprocess.call(command)  # noqa: S603 - our own command
+        if code:  # what it said would be gone with the screen's return
+            print(f"ssh ended with code {code}; Enter goes back ", end="", flush=True)
+            sys.stdin.readline()
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _row(key: Key) -> str:

@@ -40,7 +40,7 @@ def row(info: ClusterInfo) -> tuple[Text, ...]:
 def shortened(text: str, width: int = REASON_WIDTH) -> str:
     """One line of at most `width` characters."""
     line = " ".join(text.split())
-    return line if len(line) <= width else line[: width - 1] + "…"
+    return line if len(line) <= width else line[: width - 1].rstrip() + "…"
 
 
 def is_shown(info: ClusterInfo, words: str, namespace: str) -> bool:
@@ -54,7 +54,7 @@ def is_shown(info: ClusterInfo, words: str, namespace: str) -> bool:
 def heading(total: int, shown: int, words: str, namespace: str) -> str:
     """The first line of the screen."""
     parts = ["krayne", f"namespace {namespace}" if namespace else "all namespaces"]
-    parts.append(f"{shown} of {total} clusters" if shown != total else f"{total} clusters")
+    parts.append(f"{shown} of {total} clusters" if shown != total else f"{total} cluster" + "s" * (total != 1))
     if words:
         parts.append(f"filter: {words}")
     return "  ·  ".join(parts)

@@ -77,7 +77,7 @@ async def test_the_list_and_the_chosen_cluster(house: House) -> None:
         house.put("new", "ml", "ready")
         await until(pilot, lambda: "new in ml: ready" in dump(pilot))
         house.backend.remove(ClusterKey("ml", "new"))
-        await until(pilot, lambda: "1 clusters" in dump(pilot) and "new in ml" not in dump(pilot))
+        await until(pilot, lambda: "1 cluster\n" in dump(pilot) and "new in ml" not in dump(pilot))
 
 
 async def test_the_filter_and_the_namespace(house: House) -> None:
@@ -147,7 +147,7 @@ async def test_a_refusal_is_said_and_the_screen_stays(house: House) -> None:
         await pilot.press("c")
         await until(pilot, lambda: "a new cluster" in dump(pilot))
         await pilot.press(*"demo", "enter")
-        await until(pilot, lambda: "is declared already" in dump(pilot))
+        await until(pilot, lambda: any("declared already" in one.message for one in app(pilot)._notifications))
 
 
 async def test_the_help_names_every_key(house: House) -> None:

@@ -1,8 +1,8 @@
 """The screen on a real terminal: drawn, left for ssh and back, quit."""
 
 import os
+import shlex
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -45,7 +45,7 @@ async def test_on_a_real_terminal(house: House, tmp_path: Path) -> None:
     command = ["env", *env, sys.executable, "-m", "krayne_client.main", "tui"]
     await terminal.tmux("new-session", "-d", "-s", "tui", "-x", "80", "-y", "24", "sh")
     try:
-        await terminal.tmux("send-keys", "-t", "tui", subprocess.list2cmdline(command), "Enter")
+        await terminal.tmux("send-keys", "-t", "tui", f"{shlex.join(command)}; echo left=$((40+2))", "Enter")
         await terminal.until("demo in default: ready", "q quit")
         house.put("made", "ml")
         await terminal.until("2 clusters", "made")
@@ -54,7 +54,6 @@ async def test_on_a_real_terminal(house: House, tmp_path: Path) -> None:
         await terminal.tmux("send-keys", "-t", "tui", "Enter")
         await terminal.until("demo in default: ready", "q quit")
         await terminal.tmux("send-keys", "-t", "tui", "q")
-        await terminal.tmux("send-keys", "-t", "tui", "echo left=$((40+2))", "Enter")
         await terminal.until("left=42")
     finally:
         await terminal.tmux("kill-server")

@@ -1,7 +1,10 @@
 """What the screen says, from what the daemon told."""
 
+from typing import Any
+
 import msgspec
 
+from krayne.api import ClusterInfo
 from krayne.api.types import cluster_info
 from krayne.config import ClusterConfig
 from krayne.messages import ClusterDetails, ForwardView, GroupView, ServiceReportView
@@ -9,7 +12,7 @@ from krayne_tui import keys, view
 from tests.daemon.backend import some_cluster
 
 
-def info(**more):  # type: ignore[no-untyped-def]
+def info(**more: Any) -> ClusterInfo:
     return cluster_info(msgspec.to_builtins(some_cluster(**more)))
 
 
