@@ -6,13 +6,9 @@ import os
 import sys
 from importlib.metadata import version
 from logging.handlers import RotatingFileHandler
-from typing import TYPE_CHECKING
 
 from krayne import paths
-from krayne.errors import ConfigValidationError, KrayneError
-
-if TYPE_CHECKING:
-    from krayne.config.daemon import DaemonSettings
+from krayne.errors import KrayneError
 
 LOG_BYTES = 4 * 1024 * 1024  # of one log file, before it is rotated
 PLAIN = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -61,6 +57,7 @@ def _serve(options: argparse.Namespace) -> int:
     from kraynd.daemon import Daemon
     from kraynd.local import handover, system
     from kraynd.local.home import AlreadyRunningError, Home
+    from kraynd.settingsfile import SettingsFile
 
     os.umask(0o077)
     system.refuse_core_dumps()
@@ -74,15 +71,15 @@ def _serve(options: argparse.Namespace) -> int:
         # A service manager must not restart what is already there.
         return 0 if os.environ.get("INVOCATION_ID") else 1
 
-    settings, notes = _settings()
+    settings = SettingsFile()
     detached = not sys.stderr.isatty() and "JOURNAL_STREAM" not in os.environ and not options.log_stderr
-    _log_to(options.log_level or settings.log_level, paths.log_file() if detached else None)
+    _log_to(options.log_level or settings.current.log_level, paths.log_file() if detached else None)
 
     kept: list[tuple[str, int]] | None = None
 
     async def run() -> None:
         nonlocal kept
-        daemon = Daemon(home, settings, notes, handed)
+        daemon = Daemon(home, settings, handed=handed, log_level=options.log_level)
         await daemon.run()
         kept = daemon.kept
 
@@ -107,16 +104,6 @@ def _become_successor() -> None:
     if os.path.exists(sys.executable):
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - our own command, no shell
     os.execvp("kraynd", ["kraynd", *sys.argv[1:]])  # noqa: S606, S607 - an upgrade moved it: the one on PATH
-
-
-def _settings() -> "tuple[DaemonSettings, tuple[str, ...]]":
-    """The daemon's settings; a malformed file is reported in `krayne status` and the defaults are used."""
-    from krayne.config.daemon import DaemonSettings, load_daemon_settings
-
-    try:
-        return load_daemon_settings(), ()
-    except ConfigValidationError as error:
-        return DaemonSettings(), (f"the daemon's settings are not used: {error.message}",)
 
 
 def _first(group: BaseException) -> BaseException:

@@ -74,8 +74,8 @@ class Aim(msgspec.Struct, frozen=True):
         return self.pool is other.pool and self.target == other.target
 
 
-class Ground(msgspec.Struct, frozen=True):
-    """What all forwards of a daemon stand on.
+class Ground(msgspec.Struct):
+    """What all forwards of a daemon stand on; `hold`, `allowed` and `guard_web` may change while they run.
 
     `allowed` are the uids let in; None lets everybody in. `guard_web`: HTTP forwards refuse other web pages' requests.
     """

@@ -100,6 +100,12 @@ class Connection:
         """Look at the settings and the kubeconfig now. A world they still lead to stays as it is."""
         self._poked.set()
 
+    def keep_tunnels(self, seconds: float) -> None:
+        """How long idle tunnels stay warm, in this world and the next."""
+        self._tunnels = msgspec.structs.replace(self._tunnels, idle=seconds)
+        if self.link is not None:
+            self.link.pool.keep_idle(seconds)
+
     def review(self) -> None:
         """Clusters were declared: perhaps in a namespace that is not watched yet."""
         if self.link is not None:

@@ -20,8 +20,6 @@ import msgspec
 
 from kraynd.changes import Changes
 from kraynd.connection import Connection, Link
-from kraynd.core.bootstrap import BootstrapSettings
-from kraynd.core.images import DEFAULT_IMAGE, ImageChoice, ray_version_of
 from kraynd.core.manifest import Owner
 from kraynd.core.model import ClusterKey, ForwardKey
 from kraynd.core.pods import head_target
@@ -40,12 +38,12 @@ from kraynd.reaching import Reaching
 from kraynd.reconciler import Reconciler, ReconcileSettings
 from kraynd.reports import Reports
 from kraynd.server import Server
+from kraynd.settingsfile import SettingsFile
 from kraynd.setupmethods import SetupMethods
 from kraynd.sshhosts import SshHosts
 from kraynd.tending import Tending
 from kraynd.tendmethods import TendMethods
 from krayne import paths
-from krayne.config.daemon import BootstrapDownloads, DaemonSettings
 from krayne.messages import API_OLDEST, API_VERSION, ClientVersions
 
 log = logging.getLogger("kraynd")
@@ -58,21 +56,21 @@ class Daemon:
     """One user's daemon. The home's lock is held by the caller."""
 
     def __init__(
-        self, home: Home, settings: DaemonSettings, notes: tuple[str, ...] = (), handed: Handed | None = None
+        self, home: Home, settings: SettingsFile, *, handed: Handed | None = None, log_level: str | None = None
     ) -> None:
         self.home = home
         self.handed = handed or Handed()
         self.kept: list[tuple[str, int]] | None = None  # what our successor gets, once a restart is asked for
         self.settings = settings
-        self.notes = (*notes, *_open_locks(settings))
+        self.log_level = log_level  # the command line's, over the file's
         self.memory = MemoryStore.load()
         self.desired = Desired(home)
         self.changes = Changes(start=time.time_ns() // 1_000_000)
         self.connection = Connection(
             self.memory,
-            namespaces=settings.namespaces,
+            namespaces=settings.current.namespaces,
             wanted=lambda: {key.namespace for key in self.desired.snapshot.clusters},
-            tunnels=TunnelSettings(idle=settings.tunnel_idle_seconds),
+            tunnels=TunnelSettings(idle=settings.current.tunnel_idle_seconds),
             on_change=self._world_changed,
             on_link=self._linked,
         )
@@ -80,18 +78,16 @@ class Daemon:
         self.reconciler = Reconciler(
             memory=self.memory,
             build=lambda declared, memory, live: self.operations.build(declared, memory, live),
-            settings=ReconcileSettings(owner=owner, prune=settings.prune),
+            settings=ReconcileSettings(owner=owner, prune=settings.current.prune),
             on_change=self._status_changed,
         )
-        hold = HoldSettings(seconds=settings.hold.seconds, connections=settings.hold.connections)
         self.forwards = Forwards(
             socket_dir=paths.run_dir(),
-            hold=hold,
             on_change=self._forward_changed,
-            check_peer=settings.locks.users,
-            guard_web=settings.locks.web,
             inherited=self.handed.forwards,
         )
+        self._apply_settings()
+        settings.attach(self._apply_settings)
         self.store = DescriptorStore(self.forwards)
         self.reports = Reports(self._reported)
         self._stop = anyio.Event()
@@ -112,11 +108,9 @@ class Daemon:
             changes=self.changes,
             reports=self.reports.latest,
             owner=owner,
-            bootstrap=_bootstrap(self.settings.bootstrap),
+            settings=self.settings,
             beside=_installed_here(),
-            default_image=_default_image(self.settings.default_image),
-            notes=self.notes,
-            ports=(self.settings.ports.low, self.settings.ports.high),
+            ports=(self.settings.at_start.ports.low, self.settings.at_start.ports.high),
             refresh=self._refresh,
             stop=self._stop.set,
             restart=self._restart,
@@ -136,6 +130,7 @@ class Daemon:
                 self._announce()
                 root.start_soon(self._listen_to_signals)
                 root.start_soon(self.desired.run, self._files_changed)
+                root.start_soon(self.settings.run)
                 root.start_soon(self.reconciler.run)
                 root.start_soon(self.connection.run)
                 root.start_soon(self.reports.run)
@@ -177,6 +172,23 @@ class Daemon:
         system.notify(f"STATUS={clusters} clusters, {forwards} forwards")
 
     # What the parts say to each other. Synchronous, and quick.
+
+    def _apply_settings(self) -> None:
+        """What kraynd.yaml says now holds now; manifests take its images and downloads when they are made."""
+        now = self.settings.current
+        hold = HoldSettings(seconds=now.hold.seconds, connections=now.hold.connections)
+        self.forwards.govern(hold, check_peer=now.locks.users, guard_web=now.locks.web)
+        self.connection.keep_tunnels(now.tunnel_idle_seconds)
+        self.reconciler.set_prune(now.prune)
+        logging.getLogger().setLevel((self.log_level or now.log_level).upper())
+
+    async def _reload(self) -> None:
+        """Read everything again, and say so to the service manager (sd_notify(3))."""
+        system.notify(f"RELOADING=1\nMONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
+        try:
+            await self.operations.reload()
+        finally:
+            system.notify("READY=1")
 
     def _files_changed(self) -> None:
         self.reconciler.declare(self.desired.snapshot)
@@ -285,7 +297,7 @@ class Daemon:
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
             async for number in signals:
                 if number == signal.SIGHUP:
-                    await self.operations.reload()
+                    await self._reload()
                     continue
                 log.info("%s: stopping", signal.Signals(number).name)
                 signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -309,27 +321,6 @@ class Daemon:
         system.notify("READY=1")
         self._tell_manager()
         log.info("serving %s on %s", self.home.path, paths.socket_path())
-
-
-def _bootstrap(settings: BootstrapDownloads) -> BootstrapSettings:
-    chosen = settings.model_dump(exclude_none=True)
-    return BootstrapSettings(**chosen)
-
-
-def _open_locks(settings: DaemonSettings) -> tuple[str, ...]:
-    """What the user has switched off, shown for as long as it is."""
-    said = []
-    if not settings.locks.users:
-        said.append("other users of this machine get through the forwards (locks.users is off)")
-    if not settings.locks.web:
-        said.append("web pages of elsewhere get through HTTP forwards (locks.web is off)")
-    return tuple(said)
-
-
-def _default_image(named: str | None) -> ImageChoice:
-    if named is None:
-        return DEFAULT_IMAGE
-    return ImageChoice(named, ray_version_of(named) or DEFAULT_IMAGE.ray_version, "default")
 
 
 def _installed_here() -> ClientVersions:

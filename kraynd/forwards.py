@@ -48,11 +48,12 @@ class Forwards:
         self._ground = Ground(
             hold=hold,
             peers=self._peers,
-            allowed=frozenset({os.getuid(), *allowed}) if check_peer else None,
+            allowed=None,
             scratch=memoryview(bytearray(READ_SIZE)),
             on_change=on_change,
-            guard_web=guard_web,
         )
+        self._uids = frozenset({os.getuid(), *allowed})
+        self.govern(hold, check_peer=check_peer, guard_web=guard_web)
         self._inherited: dict[int, list[socket.socket]] = {}
         for one in inherited:
             self._inherited.setdefault(one.getsockname()[1], []).append(one)
@@ -74,6 +75,12 @@ class Forwards:
                 forward.stop("the daemon stops")
             self._forwards.clear()
             self._peers.close()
+
+    def govern(self, hold: HoldSettings, *, check_peer: bool, guard_web: bool) -> None:
+        """The bounds and locks from now on. Who was let in stays, and guarded as it was."""
+        self._ground.hold = hold
+        self._ground.allowed = self._uids if check_peer else None
+        self._ground.guard_web = guard_web
 
     def want(self, specs: Collection[ForwardSpec]) -> None:
         """The forwards that should be on. Others close now, with their connections; new ones open in the next tick."""

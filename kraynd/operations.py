@@ -148,6 +148,7 @@ class Operations(Showing):
 
     async def reload(self) -> None:
         """Read files and settings again now."""
+        await self._parts.settings.look()
         self._parts.connection.reload()
         self._parts.reconciler.declare(await self._parts.desired.refresh())
 

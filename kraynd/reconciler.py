@@ -110,6 +110,11 @@ class Reconciler:
         if rest != (snapshot.problems, snapshot.healthy, snapshot.marker, snapshot.missing):
             self.wake()
 
+    def set_prune(self, prune: bool) -> None:
+        """Whether clusters whose file is gone are deleted, from the next look at them."""
+        self._settings = msgspec.structs.replace(self._settings, prune=prune)
+        self.wake()
+
     def wake(self, key: ClusterKey | None = None) -> None:
         """Look again: at one cluster, or at all."""
         for one in self._keys() if key is None else (key,):

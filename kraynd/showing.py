@@ -140,8 +140,8 @@ class Showing:
             forwards=len(parts.forwards.states()),
             uptime_s=time.monotonic() - self._started,
             frozen=parts.reconciler.frozen,
-            problems=problems,
-            notes=(*parts.notes, *((parts.memory.problem,) if parts.memory.problem else ())),
+            problems=(*((bad,) if (bad := parts.settings.problem) is not None else ()), *problems),
+            notes=(*parts.settings.notes, *((parts.memory.problem,) if parts.memory.problem else ())),
         )
 
     def subscribe(self, since: int | None = None) -> AbstractContextManager[Subscription]:

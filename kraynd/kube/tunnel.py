@@ -243,6 +243,10 @@ class TunnelPool:
             if self._on_transport is not None:
                 self._on_transport(kind)
 
+    def keep_idle(self, seconds: float) -> None:
+        """How long a used pod's tunnel stays warm, for every tunnel that falls idle from now on."""
+        self._settings = msgspec.structs.replace(self._settings, idle=seconds)
+
     # The tunnels call these.
 
     def wire_idle(self, wire: Wire) -> float:

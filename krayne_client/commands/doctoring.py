@@ -80,7 +80,13 @@ def _asked(daemon: Connection, kubernetes: list[Check]) -> list[Check]:
     status = daemon.call("daemon.status", seconds=ASK_SECONDS)
     forwards = daemon.call("forward.list", seconds=ASK_SECONDS)["forwards"]
     clusters = daemon.call("cluster.list", {"all_namespaces": True}, seconds=ASK_SECONDS)["clusters"]
-    return [_running(status), _world(status, kubernetes), *_ports(forwards), *map(_match, filter(_is_ours, clusters))]
+    return [
+        _running(status),
+        *_files(status),
+        _world(status, kubernetes),
+        *_ports(forwards),
+        *map(_match, filter(_is_ours, clusters)),
+    ]
 
 
 def _running(status: dict[str, Any]) -> Check:
@@ -90,6 +96,11 @@ def _running(status: dict[str, Any]) -> Check:
     if ours != status["version"]:
         return _check("daemon", WARN, f"{said}; this client is {ours}", "krayne daemon restart")
     return _check("daemon", OK, said)
+
+
+def _files(status: dict[str, Any]) -> list[Check]:
+    """Files the daemon cannot follow."""
+    return [_check("files", FAIL, one["message"], one["hint"] or "krayne status") for one in status["problems"]]
 
 
 def _world(status: dict[str, Any], kubernetes: list[Check]) -> Check:

@@ -1,0 +1,47 @@
+"""SIGHUP on the real daemon: its settings are read anew, and the service manager hears of the beginning and the end."""
+
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from krayne_client.connection import Connection
+from tests.service.test_restart import Manager, daemon, environ, manager, reached
+
+__all__ = ["environ", "manager"]
+pytestmark = pytest.mark.timeout(180)
+
+
+def until(found: Connection, holds: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    pause = threading.Event()
+    for _ in range(600):
+        status: dict[str, Any] = found.call("daemon.status", seconds=60.0)
+        if holds(status):
+            return status
+        pause.wait(0.1)
+    raise AssertionError(f"the daemon does not come to say so: {status}")
+
+
+def test_a_reload_is_told_and_applied(environ: dict[str, str], manager: Manager, tmp_path: Path) -> None:
+    environ["NOTIFY_SOCKET"] = manager.path
+    file = tmp_path / "home" / "kraynd.yaml"
+    with daemon(environ) as process, reached(process) as found:
+        assert manager.ready.wait(60)
+        del manager.said[:]
+        manager.ready.clear()
+        file.write_text("locks: {web: false}\nports: {low: 20000}\n")
+        process.send_signal(signal.SIGHUP)
+        assert manager.ready.wait(60)
+        begun = next(one for one in manager.said if one.startswith("RELOADING=1\n"))
+        assert begun.splitlines()[1].removeprefix("MONOTONIC_USEC=").isdecimal()
+        notes = " ".join(found.call("daemon.status", seconds=60.0)["notes"])
+        assert "locks.web is off" in notes
+        assert "ports changed; krayne daemon restart" in notes
+
+        file.write_text("locks: {web: perhaps}\n")
+        status = until(found, lambda one: bool(one["problems"]))
+        assert f"{file}:1" in status["problems"][0]["message"]
+        assert any("locks.web is off" in one for one in status["notes"]), "the last good one holds"
