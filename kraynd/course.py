@@ -125,6 +125,7 @@ class Course:
         self.events_every = EVENTS_EVERY
         self.seen_world = ""
         self.holds: tuple[str, ...] = ()
+        self.conflicts = 0  # met since the last pass ended
         self.notes: tuple[str, ...] = ()
         self.error: KrayneError | None = None
         self.failures = 0

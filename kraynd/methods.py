@@ -16,7 +16,7 @@ from anyio.abc import ByteStream
 
 from kraynd.calls import MUTATION_SECONDS, READ_SECONDS, Call, Method, Upgrade
 from kraynd.changes import Subscription
-from kraynd.core import render
+from kraynd.core import metrics, render
 from kraynd.core.model import ClusterKey
 from kraynd.core.naming import names
 from kraynd.core.text import Ink
@@ -85,6 +85,9 @@ class Backend(Board, Protocol):
     def status(self) -> DaemonStatus:
         """The daemon about itself."""
 
+    def metrics(self) -> tuple[metrics.Family, ...]:
+        """What the daemon counts."""
+
     async def reload(self) -> None:
         """Read files and settings again now."""
 
@@ -141,6 +144,10 @@ class Methods:
     async def daemon_status(self, call: Call, params: messages.NoParams) -> DaemonStatus:
         """The daemon about itself."""
         return self._backend.status()
+
+    async def daemon_metrics(self, call: Call, params: messages.NoParams) -> messages.Metrics:
+        """What is counted, for a scraper."""
+        return messages.Metrics(metrics.render(self._backend.metrics()))
 
     async def daemon_reload(self, call: Call, params: messages.NoParams) -> messages.Done:
         """Look at files and settings again."""

@@ -91,6 +91,7 @@ class Reconciler:
         self._queue: KeyedQueue[ClusterKey] = KeyedQueue(self._pass, parallel=PARALLEL)
         self.statuses: dict[ClusterKey, ClusterState] = {}
         self.frozen = ""
+        self.passes = self.conflicts = 0
 
     # What the outside says. Nothing here waits.
 
@@ -165,6 +166,7 @@ class Reconciler:
     # One pass over one cluster.
 
     async def _pass(self, key: ClusterKey) -> None:
+        self.passes += 1
         self._enter_world()
         course = self._course(key)
         waiters, course.waiters = course.waiters, []
@@ -179,6 +181,8 @@ class Reconciler:
             log.exception("the reconciler met an unknown error and stops writing")
             error = self._freeze(key, unknown)
         finally:
+            self.conflicts += course.conflicts
+            course.conflicts = 0
             _answer(waiters, error)
 
     def _enter_world(self) -> None:

@@ -14,9 +14,11 @@ from kraynd.changes import Subscription
 from kraynd.core.adopt import config_of
 from kraynd.core.images import warnings
 from kraynd.core.intent import ClusterMemory, remarks
+from kraynd.core.metrics import Family
 from kraynd.core.model import ClusterKey, ForwardKey, Json, Service, extra_service, service_url
 from kraynd.core.times import unix
 from kraynd.forwards import ForwardState
+from kraynd.metering import measured
 from kraynd.offers import Offer, offers
 from kraynd.parts import Parts
 from kraynd.reconciler import ClusterState
@@ -143,6 +145,10 @@ class Showing:
             problems=(*((bad,) if (bad := parts.settings.problem) is not None else ()), *problems),
             notes=(*parts.settings.notes, *((parts.memory.problem,) if parts.memory.problem else ())),
         )
+
+    def metrics(self) -> tuple[Family, ...]:
+        """What the daemon counts."""
+        return measured(self._parts, self.status())
 
     def subscribe(self, since: int | None = None) -> AbstractContextManager[Subscription]:
         """Hear of changes."""

@@ -62,6 +62,7 @@ async def carry_out(look: Look, course: Course, world: ReconciledWorld, records:
             course.writes.append((anyio.current_time(), _signature(step.action)))
         except _LOOK_AGAIN as error:
             conflict = error
+            course.conflicts += 1
             await _until_moved(course, world, inputs)
     raise conflict or KrayneError("the cluster does not come to rest: something else keeps changing it")
 

@@ -59,6 +59,7 @@ class ApiEndpoint:
         self.server_hostname: str | None = access.cluster.get("tls-server-name") or None
         self.ssl = self._context(access)
         self.fingerprint = _fingerprint(access)
+        self.requests = 0  # asked of the server; tunnels are not among them
 
     # Files that change.
 

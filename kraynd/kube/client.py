@@ -183,6 +183,7 @@ class KubeClient:
     async def _answered(
         self, session: _Session, method: str, url: str, headers: CIMultiDict[str], body: object
     ) -> aiohttp.ClientResponse:
+        self.endpoint.requests += 1
         try:
             with anyio.fail_after(self._seconds):
                 reply: aiohttp.ClientResponse = await session.request(

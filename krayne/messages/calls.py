@@ -160,6 +160,12 @@ class Done(msgspec.Struct, frozen=True):
     pid: int = 0
 
 
+class Metrics(msgspec.Struct, frozen=True):
+    """What the daemon counts, in Prometheus' text format."""
+
+    text: str = ""
+
+
 class ClusterList(msgspec.Struct, frozen=True):
     """Clusters in the order they are shown."""
 

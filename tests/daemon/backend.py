@@ -12,6 +12,7 @@ import anyio
 import msgspec
 
 from kraynd.changes import Changes, Subscription
+from kraynd.core.metrics import Family, Sample
 from kraynd.core.model import ClusterKey
 from kraynd.methods import Methods
 from kraynd.reaching import Reaching
@@ -196,6 +197,9 @@ class MemoryBackend(TendedMemory):
             world=self.world,
             kuberay="1.6.2",
         )
+
+    def metrics(self) -> tuple[Family, ...]:
+        return (Family("krayne_clusters", "gauge", "Clusters known.", (Sample(len(self.views)),)),)
 
     async def reload(self) -> None:
         await self._gate("reload")

@@ -108,6 +108,8 @@ async def test_conflicts_without_end_are_bounded_and_back_off() -> None:
         await anyio.sleep(5)
         assert len(daemon.world.writes) == STEPS + 1
         assert daemon.state.problem == ""
+        assert daemon.it.conflicts == STEPS
+        assert daemon.it.passes > 1
 
 
 async def test_errors_back_off_are_shown_and_pass() -> None:
