@@ -4,8 +4,7 @@ import argparse
 import os
 import sys
 
-from krayne import paths
-from krayne.errors import DaemonUnreachableError, KrayneError
+from krayne.errors import DaemonUnreachableError
 from krayne_client import words
 from krayne_client.commands.reading import status
 from krayne_client.connection import connect
@@ -15,11 +14,19 @@ from krayne_client.grammar import Grammar
 def add(grammar: Grammar) -> None:
     """What can be typed."""
     typed = grammar.verb(
-        "daemon", daemon, "run, start, stop or look at the daemon", "daemon install", "daemon restart", "daemon logs"
+        "daemon",
+        daemon,
+        "run, start, stop or look at the daemon",
+        "daemon install",
+        "daemon restart",
+        "daemon logs -f -n 50",
     )
     typed.usage = f"krayne daemon {{{','.join(DAEMON_ACTIONS)}}} [options]"
     typed.add_argument("action", choices=tuple(DAEMON_ACTIONS), help="what to do")
     typed.add_argument("--dry-run", action="store_true", help="install: print the unit and change nothing")
+    typed.add_argument("-f", "--follow", action="store_true", help="logs: go on with what is added")
+    # -n is every command's; a daemon has no namespace, so for logs it is the lines.
+    typed.add_argument("--lines", metavar="N", help="logs: how many of the last lines, also -n N (200)")
 
 
 def daemon(options: argparse.Namespace) -> int:
@@ -113,13 +120,11 @@ def daemon_uninstall(_: argparse.Namespace) -> int:
     return 0
 
 
-def daemon_logs(_: argparse.Namespace) -> int:
-    """The last lines, then what is added, until interrupted."""
-    path = paths.log_file()
-    if not os.path.exists(path):
-        raise KrayneError(f"there is no log at {path} yet", hint="krayne daemon start")
-    follow = ["-f"] if sys.stdout.isatty() else []
-    os.execvp("tail", ["tail", "-n", "200", *follow, path])  # noqa: S606, S607 - the system's own tail, no shell
+def daemon_logs(options: argparse.Namespace) -> int:
+    """The last lines; with -f what is added, until interrupted."""
+    from krayne_client.daemonlog import read_log
+
+    return read_log(options.lines or options.namespace, follow=options.follow)
 
 
 STOP_SECONDS = 15.0

@@ -45,3 +45,18 @@ def test_a_reload_is_told_and_applied(environ: dict[str, str], manager: Manager,
         status = until(found, lambda one: bool(one["problems"]))
         assert f"{file}:1" in status["problems"][0]["message"]
         assert any("locks.web is off" in one for one in status["notes"]), "the last good one holds"
+
+
+def test_the_command_lines_log_level_is_over_the_files(environ: dict[str, str], tmp_path: Path) -> None:
+    file, log = tmp_path / "home" / "kraynd.yaml", tmp_path / "home" / "logs" / "kraynd.log"
+    with daemon(environ, more=("--log-level", "warning")) as process, reached(process) as found:
+        file.write_text("log_level: debug\nlocks: {web: false}\n")
+        process.send_signal(signal.SIGHUP)
+        until(found, lambda one: bool(one["notes"]))
+        file.write_text("locks: {web: perhaps}\n")
+        process.send_signal(signal.SIGHUP)
+        until(found, lambda one: bool(one["problems"]))
+        said = log.read_text()
+    assert "ERROR kraynd.settingsfile: kraynd.yaml is not used" in said
+    assert "INFO" not in said
+    assert "DEBUG" not in said

@@ -82,8 +82,10 @@ def manager(tmp_path: Path) -> Iterator[Manager]:
 
 
 @contextlib.contextmanager
-def daemon(environ: dict[str, str], *fds: int, before: tuple[str, ...] = ()) -> Iterator["subprocess.Popen[bytes]"]:
-    command = [*before, sys.executable, "-P", "-m", "kraynd"]
+def daemon(
+    environ: dict[str, str], *fds: int, before: tuple[str, ...] = (), more: tuple[str, ...] = ()
+) -> Iterator["subprocess.Popen[bytes]"]:
+    command = [*before, sys.executable, "-P", "-m", "kraynd", *more]
     with subprocess.Popen(command, env=environ, pass_fds=fds, cwd="/", stderr=subprocess.DEVNULL) as process:
         try:
             yield process
