@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 
 import anyio
+import anyio.abc
 import msgspec
 
 from kraynd.changes import Changes
@@ -90,6 +91,7 @@ class Daemon:
         settings.attach(self._apply_settings)
         self.store = DescriptorStore(self.forwards)
         self.reports = Reports(self._reported)
+        self._announced = False
         self._stop = anyio.Event()
         self._stale = anyio.Event()
         self._uids: dict[ClusterKey, str] = {}
@@ -123,12 +125,12 @@ class Daemon:
         self.server = self._server(methods)
         try:
             async with anyio.create_task_group() as root:
+                await root.start(self._listen_to_signals)  # a SIGHUP before it would end the process
                 await root.start(self.forwards.run)
                 await self.desired.refresh()
                 self.reconciler.declare(self.desired.snapshot)
                 await root.start(self.server.run)
                 self._announce()
-                root.start_soon(self._listen_to_signals)
                 root.start_soon(self.desired.run, self._files_changed)
                 root.start_soon(self.settings.run)
                 root.start_soon(self.reconciler.run)
@@ -183,7 +185,10 @@ class Daemon:
         logging.getLogger().setLevel((self.log_level or now.log_level).upper())
 
     async def _reload(self) -> None:
-        """Read everything again, and say so to the service manager (sd_notify(3))."""
+        """Read everything again, and say so to the service manager (sd_notify(3)) that knows us as ready."""
+        if not self._announced:
+            await self.operations.reload()
+            return
         system.notify(f"RELOADING=1\nMONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
         try:
             await self.operations.reload()
@@ -292,9 +297,10 @@ class Daemon:
             if offer.on
         ]
 
-    async def _listen_to_signals(self) -> None:
+    async def _listen_to_signals(self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """The first SIGTERM or SIGINT stops in order, a second one at once; SIGHUP reads everything again."""
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+            task_status.started()
             async for number in signals:
                 if number == signal.SIGHUP:
                     await self._reload()
@@ -319,6 +325,7 @@ class Daemon:
         if self.server.socket is not None and not self.handed.activated:
             self.server.keep_path |= self.store.put_control(self.server.socket)
         system.notify("READY=1")
+        self._announced = True
         self._tell_manager()
         log.info("serving %s on %s", self.home.path, paths.socket_path())
 
