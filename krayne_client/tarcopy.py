@@ -4,6 +4,7 @@ Invariant: nothing is ever written outside the target that was named, whatever n
 """
 
 import argparse
+import copy
 import io
 import os
 import posixpath
@@ -15,7 +16,7 @@ from typing import IO, Any
 
 from krayne import frames
 from krayne.errors import KrayneError, UsageError
-from krayne_client import words
+from krayne_client import tarfilter, words
 from krayne_client.asking import reach
 from krayne_client.remote import Remote
 
@@ -60,8 +61,6 @@ def send(options: argparse.Namespace, here: str, there: str, say: Say | None) ->
 
 def fetch(options: argparse.Namespace, there: str, here: str, say: Say | None) -> None:
     """A file or folder of the pod's to here. Raises KrayneError."""
-    if not hasattr(tarfile, "data_filter"):
-        raise KrayneError("this Python unpacks archives without care", hint="Python 3.11.4 or newer, or scp")
     folder, name = posixpath.split(_plain(there).rstrip("/"))
     if name in ("", ".", ".."):
         raise UsageError(f"{there} names no file and no folder to copy", hint="name the folder itself")
@@ -98,13 +97,20 @@ def _unpack(source: "_From", name: str, target: str) -> None:
 
 
 def _below(archive: tarfile.TarFile, member: tarfile.TarInfo, path: str, target: str) -> None:
-    moved = member.replace(name=path, deep=False)
+    moved = copy.copy(member)  # TarInfo.replace came with Python 3.11.4
+    moved.name = path
     if member.islnk():  # its other name is told from the archive's own root
         parts = [one for one in member.linkname.split("/") if one not in ("", ".")]
-        moved = moved.replace(linkname="/".join(parts[1:]), deep=False)
+        moved.linkname = "/".join(parts[1:])
+    if hasattr(tarfile, "data_filter"):
+        try:
+            archive.extract(moved, target, filter="data")
+        except tarfile.FilterError as error:
+            words.aside(f"left out: {error}")
+        return
     try:
-        archive.extract(moved, target, filter="data")
-    except tarfile.FilterError as error:
+        archive.extract(tarfilter.inside(moved, target), target)
+    except tarfilter.RefusedError as error:
         words.aside(f"left out: {error}")
 
 

@@ -1,5 +1,7 @@
 """`krayne job` against a real Ray: the folder arrives, the log is followed, the exit code comes back."""
 
+import sys
+
 import pytest
 
 from tests.cluster.conftest import Krayne
@@ -27,9 +29,9 @@ def test_a_real_job(plane: ControlPlane, namespace: str, krayne: Krayne) -> None
         krayne("wait", "demo", "--for=service=dashboard", "--timeout", "60s")
         ray.wait()
         submit = ("job", "submit", "demo", "--working-dir", str(work), "--env", "SEED=4")
-        done = krayne(*submit, "--", "python", "train.py", "0")
+        done = krayne(*submit, "--", sys.executable, "train.py", "0")
         assert "said hello 4 0" in done.out
-        failed = krayne(*submit, "--", "python", "train.py", "3", code=3)
+        failed = krayne(*submit, "--", sys.executable, "train.py", "3", code=3)
         assert "said hello 4 3" in failed.out
         assert "has these files already" in failed.err
 

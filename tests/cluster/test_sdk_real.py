@@ -13,7 +13,7 @@ from krayne import api, errors
 from krayne.api import aio
 from krayne.config import ClusterConfig, WorkerGroupConfig
 from tests.cluster.conftest import Krayne
-from tests.cluster.using import Echo, exchange
+from tests.cluster.using import Echo, exchange, until
 from tests.controlplane.plane import ControlPlane
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
@@ -34,7 +34,8 @@ def test_a_script(plane: ControlPlane, namespace: str, home: Krayne) -> None:
     config = ClusterConfig(name="demo", namespace=namespace, worker_groups=[WorkerGroupConfig(cpus="2", replicas=1)])
     seen: list[str] = []
     info = api.create_cluster(config, wait=True, timeout=LIMIT, progress=lambda one: seen.append(one.status))
-    assert (info.status, info.workers_ready) == ("ready", 1)
+    assert (info.status, info.num_workers) == ("ready", 1)
+    until("the worker", lambda: api.get_cluster("demo", namespace).workers_ready == 1)  # ready is the head's word
     assert seen[-1] == "ready"
     assert info.client_url == f"ray://127.0.0.1:{home.port('demo', 'client')}"
     assert api.get_cluster_services("demo", namespace) == ["dashboard", "client", "notebook", "code-server", "ssh"]

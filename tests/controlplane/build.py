@@ -1,6 +1,6 @@
 """Builds the control plane's programs from Go modules, once, into a cache directory.
 
-Each program has a stamp (hash of its module's files, its flags and the Go version) and is built again only when
+Each program has a stamp (hash of its module's files, its flags and the Go version; its size and time) and is built again only when
 that changes. A file lock keeps two runs apart. Invariant: a program in the cache is whole (renamed into place).
 """
 
@@ -96,10 +96,10 @@ def build() -> None:
         for program in PROGRAMS:
             stamp = _stamp(program, go_version)
             stamp_file = binary(f"{program.name}.stamp")
-            if binary(program.name).exists() and _read(stamp_file) == stamp:
+            if _read(stamp_file) == f"{stamp} {_state(binary(program.name))}":
                 continue
             _build_one(go, program)
-            stamp_file.write_text(stamp)
+            stamp_file.write_text(f"{stamp} {_state(binary(program.name))}")
         for version in OPERATOR_VERSIONS:
             _copy_crds(go, version)
 
@@ -119,6 +119,14 @@ def _stamp(program: Program, go_version: str) -> str:
         if path.name in {"go.mod", "go.sum"} or path.suffix == ".go":
             digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
+
+
+def _state(path: Path) -> str:
+    """What changes when another file takes its place: a stamp alone has vouched for an old program."""
+    if not path.exists():
+        return "absent"
+    found = path.stat()
+    return f"{found.st_size} {found.st_mtime_ns}"
 
 
 def _read(path: Path) -> str:
