@@ -1,8 +1,8 @@
 """Builds the control plane's programs from Go modules, once, into a cache directory.
 
 Each program has a stamp (hash of its module's files, its flags and the Go version; then its own size and time) and is
-built again only when that changes. A file lock keeps two runs apart. Invariant: a program in the cache is whole (renamed
-into place).
+built again only when that changes. A file lock keeps two runs apart. Invariant: a program in the cache is whole
+(renamed into place).
 """
 
 import fcntl
