@@ -8,7 +8,7 @@ import os
 import platform
 import sys
 
-from tests.bench import idle, locks, outages, steady
+from tests.bench import idle, locks, minute, outages, steady
 from tests.bench.lab import lab
 
 GROUPS = {
@@ -17,6 +17,7 @@ GROUPS = {
     "far": steady.far,
     "locks": locks.locks,
     "stalls": outages.stalls,
+    "minute": minute.minute,
     "cut": outages.cut,
     "replaced": outages.replaced,
     "restarted": outages.restarted,

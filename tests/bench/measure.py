@@ -106,6 +106,12 @@ def resident(pid: int) -> float:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
+def peak(pid: int) -> float:
+    """MiB in memory at most, so far."""
+    with open(f"/proc/{pid}/status") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("VmHWM")) / 1024
+
+
 def median(values: Sequence[float]) -> float:
     """The middle one."""
     return statistics.median(values)

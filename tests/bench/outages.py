@@ -19,7 +19,7 @@ CUT_TRIES = 3
 
 def stalls(lab: Lab, _rounds: int) -> None:
     """A new connection beside a client, and beside a pod's process, that stands still."""
-    for what, stalled in (("reader", _stalled_reader), ("pod process", _stalled_process)):
+    for what, stalled in (("reader", stalled_reader), ("pod process", stalled_process)):
         ours, theirs = _beside(lab, "krayne", stalled), _beside(lab, "kubectl", stalled)
         fact(f"connect beside a stalled {what}, x normal", ours[1] / ours[0], theirs[1] / theirs[0], "x", 2.0)
         fact(f"memory a stalled {what} costs", ours[2], theirs[2], "MiB", 40.0)
@@ -33,13 +33,14 @@ def _beside(lab: Lab, name: str, stalled: object) -> tuple[float, float, float]:
         normal = measure.median([measure.connect_and_echo(holder.echo) for _ in range(TRIES)])
         before = measure.resident(holder.pid)
         undo.enter_context(stalled(lab, holder))
-        times = [_tried(holder.echo)]
+        times = [tried(holder.echo)]
         if times[0] < PATIENCE:
-            times += [_tried(holder.echo) for _ in range(TRIES)]
+            times += [tried(holder.echo) for _ in range(TRIES)]
         return normal, measure.median(times), measure.resident(holder.pid) - before
 
 
-def _tried(port: int) -> float:
+def tried(port: int) -> float:
+    """Seconds of a connect and its first echoed byte; PATIENCE when none came in time."""
     started = time.perf_counter()
     with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as peer:
         peer.sendall(b"x")
@@ -49,7 +50,8 @@ def _tried(port: int) -> float:
 
 
 @contextmanager
-def _stalled_reader(_lab: Lab, holder: Holder) -> Iterator[None]:
+def stalled_reader(_lab: Lab, holder: Holder) -> Iterator[None]:
+    """A client that asked for 1 GB and reads nothing."""
     with closing(measure.connect(holder.source)) as still:
         still.sendall(COUNT.pack(1_000_000_000))
         time.sleep(2.0)  # as much as fits arrives
@@ -57,7 +59,8 @@ def _stalled_reader(_lab: Lab, holder: Holder) -> Iterator[None]:
 
 
 @contextmanager
-def _stalled_process(lab: Lab, holder: Holder) -> Iterator[None]:
+def stalled_process(lab: Lab, holder: Holder) -> Iterator[None]:
+    """A client that sends 1 GB to a process in the pod that reads nothing."""
     lab.plane.node.fault("default", lab.pod, PORTS["sink"], stall_up=True)
     with closing(measure.connect(holder.sink)) as still:
         still.settimeout(2.0)
