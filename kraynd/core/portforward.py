@@ -190,7 +190,10 @@ class ClientSession:
     def feed(self, view: memoryview, now: float) -> None:
         """Take the server's next bytes. Raises ProtocolError: then the tunnel is lost."""
         self._now = now
+        answered = self.pulse.doubtful
         self.pulse.hear(now)
+        if answered:  # the alarm stood at the answer's deadline: the next question may be due before it
+            self.alarm = min(self.alarm, self.pulse.due)
         self._reader.feed(view)
 
     def on_data(self, stream: int, data: memoryview) -> None:

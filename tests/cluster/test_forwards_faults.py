@@ -115,7 +115,7 @@ def test_who_comes_while_nothing_answers_is_held_and_served(
             assert early.recv(5) == b"early"
 
 
-@pytest.mark.parametrize(("transport", "idle"), [("spdy", 13.0), ("websocket", 5.0)])
+@pytest.mark.parametrize(("transport", "idle"), [("spdy", 25.0), ("websocket", 15.0)])
 def test_an_idle_cut_meets_no_silent_connection(
     plane: ControlPlane, namespace: str, transport: str, idle: float
 ) -> None:

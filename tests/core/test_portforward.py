@@ -192,6 +192,19 @@ def test_an_error_stream_that_never_ends_is_waited_for_a_little() -> None:
     assert client.end[0] == "reset"
 
 
+def test_an_answer_brings_the_next_question_forward() -> None:
+    """Each silence is asked about after `quiet`, not at the deadline of the question before."""
+    tunnel = Tunnel(SessionLimits(pulse=PulseLimits(quiet=2.0, patience=5.0)))
+    for _ in range(3):
+        asked = tunnel.client.alarm
+        assert asked - tunnel.now == 2.0
+        assert (tunnel.client.tick(asked), tunnel.client.alarm) == ("", asked + 5.0)
+        tunnel.pass_up()
+        tunnel.now = asked
+        tunnel.pass_down()
+        assert tunnel.client.alarm == asked + 2.0
+
+
 def test_after_the_pods_fin_no_data_leaves_until_it_is_a_half_close() -> None:
     tunnel = Tunnel()
     client, pair, process = tunnel.open()
