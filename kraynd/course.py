@@ -120,6 +120,7 @@ class Course:
 
     def __init__(self) -> None:
         self.heads: tuple[HeadSeen, ...] = ()
+        self.headless_since: float | None = None  # wall seconds
         self.events: tuple[Happening, ...] = ()
         self.events_due = 0.0
         self.events_every = EVENTS_EVERY

@@ -17,6 +17,7 @@ from kraynd.core.events import happenings
 from kraynd.core.guards import FOREIGN, NONE, OURS, Ownership, ownership
 from kraynd.core.manifest import ImageChoice, recorded_image, template_hashes
 from kraynd.core.model import ClusterKey, Json
+from kraynd.core.nudging import lacks_head, nudge
 from kraynd.core.plan import NOTHING_DECLARED, ClusterMemory, Inputs, Snapshot
 from kraynd.core.pods import uid_of
 from kraynd.core.status import Facts, Status, assess
@@ -248,16 +249,29 @@ class Reconciler:
             manifest, image = self._build(declared, memory, live)
         elif missing_for is not None and self._settings.prune and missing_for < self._settings.grace:
             self._queue.add_after(key, self._settings.grace - missing_for)
+        pods = world.pods_of(key)
         records = self._memory.clusters_of(world_id) if declared is None else {}
         known = [one for one, record in records.items() if record.uid]
         return Inputs(
-            key=key, owner=self._settings.owner, memory=memory, live=live, pods=world.pods_of(key), declared=declared,
+            key=key, owner=self._settings.owner, memory=memory, live=live, pods=pods, declared=declared,
             manifest=manifest, image=image, synced=_is_whole(world, key), world=world_id, memory_world=world_id,
             seen_world=course.seen_world, healthy=snapshot.healthy, marker=snapshot.marker,
             broken_files=len(snapshot.problems), missing_for=missing_for, known=len(known),
             missing=sum(one not in snapshot.clusters for one in known), prune=self._settings.prune,
-            grace=self._settings.grace,
+            grace=self._settings.grace, nudge=self._nudge(key, course, live, pods),
         )  # fmt: skip
+
+    def _nudge(self, key: ClusterKey, course: Course, live: Json | None, pods: tuple[Json, ...]) -> str:
+        """What to tell an operator that overlooks a missing head; comes again when there is more to tell."""
+        if not lacks_head(live, pods):
+            course.headless_since = None
+            return ""
+        wall = self._wall()
+        course.headless_since = wall if course.headless_since is None else course.headless_since
+        word, again = nudge(course.headless_since, wall)
+        if again is not None:
+            self._queue.add_after(key, again)
+        return word
 
     # What is shown.
 

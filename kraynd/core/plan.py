@@ -43,6 +43,7 @@ from kraynd.core.manifest import (
     template_hashes,
 )
 from kraynd.core.model import ClusterKey, Json
+from kraynd.core.nudging import NUDGE_ANNOTATION
 from kraynd.core.pods import group_of, is_over, is_stale, is_terminating, restart_needed, uid_of
 
 __all__ = [
@@ -100,7 +101,10 @@ class Refusal(msgspec.Struct, frozen=True):
 
 
 class Inputs(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything one plan depends on. `missing_for`: seconds its file is missing, None when that was not witnessed."""
+    """Everything one plan depends on.
+
+    `missing_for`: seconds its file is missing, None when that was not witnessed. `nudge`: core.nudging's word, if any.
+    """
 
     key: ClusterKey
     owner: Owner
@@ -122,6 +126,7 @@ class Inputs(msgspec.Struct, frozen=True, kw_only=True):
     missing: int = 0
     prune: bool = False
     grace: float = PRUNE_GRACE
+    nudge: str = ""
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -348,6 +353,7 @@ def _update(inputs: Inputs, whose: Ownership, memory: ClusterMemory) -> Plan:
     if not inputs.synced:
         return Plan(ownership=whose, memory=memory, holds=("waiting for the complete list of clusters",))
     found = _changes(inputs, memory, inputs.manifest)
+    nudges = () if found.changes else _nudges(inputs.live, inputs.nudge)  # any other change wakes the operator too
     hashes = template_hashes(inputs.manifest)
     changed = _still_stale(_with_fields(memory.changed, found.changes), inputs.pods, hashes)
     after = msgspec.structs.replace(
@@ -356,11 +362,19 @@ def _update(inputs: Inputs, whose: Ownership, memory: ClusterMemory) -> Plan:
     )  # fmt: skip
     notes = (*found.notes, *_unkept_note(found.left_out))
     restart = restart_needed(inputs.pods, hashes, changed)
-    if not found.changes:
+    if not (found.changes or nudges):
         return Plan(ownership=whose, memory=after, notes=notes, restart_needed=restart)
     before = msgspec.structs.replace(memory, applying=inputs.manifest)
-    action = _patch(inputs.live, found.changes, found.touched)
+    action = _patch(inputs.live, (*found.changes, *nudges), found.touched)
     return Plan(ownership=whose, memory=before, after=after, action=action, notes=notes, restart_needed=restart)
+
+
+def _nudges(live: Json, word: str) -> tuple[Change, ...]:
+    """The annotation that makes the operator look again. Nobody declares it: it is never compared, nor taken away."""
+    if not word:
+        return ()
+    marks: Json = {"annotations": {NUDGE_ANNOTATION: word}}
+    return tuple(differences(Place().under("metadata"), marks, live.get("metadata", {}), {}))
 
 
 def _patch(live: Json, changes: Iterable[Change], touched: Mapping[int, str]) -> Patch:

@@ -1,6 +1,6 @@
-"""Kubernetes timestamps as wall-clock seconds. Pure: reading, never asking the time."""
+"""Kubernetes timestamps as wall-clock seconds, and back. Pure: never asks the time."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 
@@ -13,3 +13,8 @@ def unix(stamp: Any) -> float | None:
     except ValueError:
         return None
     return moment.timestamp() if moment.tzinfo else None
+
+
+def stamp(wall: float) -> str:
+    """Unix seconds as Kubernetes writes them: "2026-01-02T03:04:05Z"."""
+    return datetime.fromtimestamp(wall, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

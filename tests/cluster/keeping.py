@@ -19,7 +19,7 @@ from kraynd.reconciler import ClusterState, Reconciler, ReconcileSettings
 from krayne.config import ClusterConfig, KrayneSettings
 from tests.controlplane.plane import ControlPlane
 
-LIMIT = 60.0  # seconds for anything to happen; nearly all of it happens within one
+LIMIT = 120.0  # seconds for anything to happen; nearly all of it happens within one
 TLS_GOODBYE = 0.25  # seconds until closed TLS connections are gone and the loop may close
 ME = Owner("home-of-this-test", "laptop", "ann")
 

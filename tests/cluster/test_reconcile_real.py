@@ -7,12 +7,14 @@ from typing import Any
 
 import anyio
 import pytest
+from anyio import to_thread
 
 from kraynd.core.manifest import Owner
 from kraynd.core.plan import CAME_BACK, asked_to_adopt, asked_to_delete
 from kraynd.local.home import Home
 from krayne.errors import ClusterForeignError, ConflictError, KrayneError
 from tests.cluster.keeping import Keeper, keeping
+from tests.cluster.using import until
 from tests.controlplane.plane import ControlPlane
 
 pytestmark = [pytest.mark.real, pytest.mark.anyio, pytest.mark.timeout(400)]
@@ -183,6 +185,26 @@ async def test_krayne_delete_and_create_again(keeper: Keeper) -> None:
     await keeper.keep()
     state = await keeper.status("ready", "head ready")
     assert CAME_BACK not in state.status.reason
+
+
+async def test_a_head_lost_before_the_operator_saw_it_is_made_again(keeper: Keeper) -> None:
+    """KubeRay waits for a head it made and never saw, for 30 s, and would look again only after 300 s."""
+
+    def lose_the_first_head() -> None:
+        until("a head", lambda: bool(keeper.plane.pods(keeper.namespace, "demo")))
+        keeper.plane.pause_operator()
+        try:
+            (head,) = keeper.plane.pods(keeper.namespace, "demo")
+            path = f"/api/v1/namespaces/{keeper.namespace}/pods/{head['metadata']['name']}"
+            keeper.plane.api.request("DELETE", f"{path}?gracePeriodSeconds=0")
+            until("no head", lambda: not keeper.plane.pods(keeper.namespace, "demo"))
+        finally:
+            keeper.plane.resume_operator()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(to_thread.run_sync, lose_the_first_head)
+        await keeper.keep()
+    await keeper.status("ready", "head ready")
 
 
 async def test_what_the_api_server_refuses_is_said(keeper: Keeper) -> None:

@@ -129,6 +129,14 @@ class ControlPlane:
 
         wait_until("KubeRay operator", ready, START_LIMIT)
 
+    def pause_operator(self) -> None:
+        """Stop its clock (SIGSTOP)."""
+        self._children["operator"].send(signal.SIGSTOP)
+
+    def resume_operator(self) -> None:
+        """Let it go on (SIGCONT)."""
+        self._children["operator"].send(signal.SIGCONT)
+
     def stop_operator(self) -> None:
         """End the operator; its CRDs and objects stay."""
         self._children.pop("operator").stop(signal.SIGKILL)
@@ -228,9 +236,6 @@ class ControlPlane:
 
     def _run(self, name: str, argv: Sequence[str], stdout: int | None = None) -> Child:
         env = {"PATH": os.environ["PATH"], "HOME": str(self.root), "KUBECONFIG": os.devnull}
-        if name == "operator" and self.operator_version == "1.5.1":
-            # It can overlook a cluster made again under a name just deleted, and looks again only after 300 s.
-            env["RAYCLUSTER_DEFAULT_REQUEUE_SECONDS_ENV"] = "15"
         child = Child(name, argv, self.root / "logs" / f"{name}.log", env=env, stdout=stdout)
         self._children[name] = child
         return child

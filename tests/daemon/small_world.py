@@ -31,6 +31,7 @@ class SmallWorld:
         self.stored: dict[ClusterKey, Json] = {}
         self.clusters: dict[ClusterKey, Json] = {}
         self.pods: dict[ClusterKey, tuple[Json, ...]] = {}
+        self.usual_pods: tuple[Json, ...] = ()  # of every other cluster
         self.events: tuple[Json, ...] = ()
         self.event_calls: list[float] = []
         self.writes: list[tuple[str, Any]] = []
@@ -78,7 +79,7 @@ class SmallWorld:
     # The client's side
 
     def pods_of(self, key: ClusterKey) -> tuple[Json, ...]:
-        return self.pods.get(key, ())
+        return self.pods.get(key, self.usual_pods)
 
     async def events_for(self, namespace: str, uids: Collection[str]) -> tuple[Json, ...]:
         assert namespace

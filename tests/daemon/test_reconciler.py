@@ -9,7 +9,7 @@ from kraynd.core.manifest import ImageChoice
 from kraynd.core.model import ClusterKey, Json
 from kraynd.writes import STEPS
 from krayne.errors import ConflictError, KrayneError
-from tests.core.rays import KEY, config, manifest
+from tests.core.rays import KEY, config, manifest, pod
 from tests.daemon.reconciling import created, running, scaled, snapshot
 from tests.daemon.small_world import forbidden
 from tests.daemon.virtual import VirtualLoop
@@ -185,6 +185,7 @@ async def test_a_field_the_server_drops_is_tried_once_and_noted() -> None:
             return store(thing)
 
         daemon.world.put = older_schema  # type: ignore[method-assign]
+        daemon.world.pods[KEY] = (pod("head"),)
         daemon.it.declare(snapshot(config(head={"pod": {"nodeSelector": {"disk": "ssd"}}})))
         await daemon.it.settle(KEY, 5)
         await anyio.sleep(60)
@@ -209,3 +210,27 @@ async def test_a_lowered_count_is_explained_in_the_reply() -> None:
         state = await daemon.it.settle(KEY, 5)
         assert daemon.world.writes == []
         assert state.notes == ("the autoscaler owns the replicas of worker: lower max_replicas to force fewer",)
+
+
+async def test_an_operator_that_overlooks_a_missing_head_is_told_a_few_times() -> None:
+    async with running() as daemon:
+        await created(daemon)
+        await anyio.sleep(31)
+        assert daemon.world.writes == []
+        await anyio.sleep(2)
+        ((kind, ops),) = daemon.world.writes
+        assert (kind, ops[-1]["path"]) == ("patch", "/metadata/annotations/krayne.dev~1nudge")
+        await anyio.sleep(1000)
+        assert daemon.world.kinds == ["patch"] * 4
+        assert not daemon.memory.changed
+        assert daemon.state.problem == ""
+
+
+async def test_the_operator_is_not_told_of_a_head_that_is_there() -> None:
+    async with running() as daemon:
+        await created(daemon)
+        await anyio.sleep(20)
+        daemon.world.pods[KEY] = (pod("head", phase="Pending"),)
+        daemon.it.wake(KEY)
+        await anyio.sleep(1000)
+        assert daemon.world.writes == []

@@ -17,7 +17,7 @@ from kraynd.core.plan import (
     asked_to_prune,
 )
 from krayne.errors import ClusterForeignError
-from tests.core.rays import KEY, OTHER, config, live, manifest, provisioned
+from tests.core.rays import KEY, OTHER, config, live, manifest, pod, provisioned
 from tests.daemon.reconciling import created, running, snapshot
 from tests.daemon.virtual import VirtualLoop
 
@@ -105,6 +105,7 @@ async def test_a_vanished_file_changes_nothing_but_what_is_said() -> None:
 
 async def test_prune_waits_for_the_grace_and_deletes_by_uid_and_version() -> None:
     async with running(prune=True) as daemon:
+        daemon.world.usual_pods = (pod("head"),)
         others = [config(name=f"other-{n}") for n in range(3)]
         daemon.it.declare(snapshot(config(), *others))
         await anyio.sleep(1)
@@ -133,6 +134,7 @@ async def test_prune_of_the_last_cluster_waits_for_confirm() -> None:
 
 async def test_a_broken_file_elsewhere_holds_prune_back() -> None:
     async with running(prune=True) as daemon:
+        daemon.world.usual_pods = (pod("head"),)
         others = [config(name=f"other-{n}") for n in range(3)]
         daemon.it.declare(snapshot(config(), *others))
         await anyio.sleep(1)

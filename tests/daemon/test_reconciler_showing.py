@@ -69,6 +69,7 @@ async def test_another_world_is_another_memory() -> None:
 
 async def test_prune_does_not_follow_into_another_world() -> None:
     async with running(prune=True) as daemon:
+        daemon.world.usual_pods = (pod("head"),)
         others = [config(name=f"other-{n}") for n in range(3)]
         daemon.it.declare(snapshot(config(), *others))
         await anyio.sleep(1)
