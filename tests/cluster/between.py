@@ -8,7 +8,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from tests.controlplane.process import wait_until
+
 CHUNK = 65536
+HELD = {"01", "08"}  # ESTABLISHED and CLOSE_WAIT, as /proc/net/tcp writes them
+CUT_LIMIT = 60.0  # seconds
 
 
 class _Link:
@@ -47,6 +51,25 @@ class Between:
     def heal(self) -> None:
         """New connections work again; the deaf ones stay deaf, as behind a NAT that forgot them."""
         self._call(self._hear)
+
+    def cut(self) -> int:
+        """End every connection there is, and wait until its client let go too; how many there were. New ones work."""
+        ended: list[_Link] = []
+        self._call(self._cut, ended)
+        ports = {link.writers[0].get_extra_info("peername")[1] for link in ended}
+        wait_until("the clients to see the cut", lambda: not ports & self._clients(), CUT_LIMIT)
+        return len(ended)
+
+    def _clients(self) -> set[int]:
+        """The ports of those who hold a connection to here, by the kernel's table."""
+        there = f":{self.port:04X}"
+        rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+        return {int(row[1].rpartition(":")[2], 16) for row in rows if row[2].endswith(there) and row[3] in HELD}
+
+    def _cut(self, ended: list[_Link]) -> None:
+        ended += self._links
+        for link in ended:
+            link.end()
 
     def _deafen(self, new_too: bool) -> None:
         self._deaf_to_new = new_too

@@ -136,8 +136,11 @@ def bare_plane() -> Iterator[ControlPlane]:
     made = ControlPlane.start(root)
     try:
         made.stop_operator()
-        for crd in made.api.get(CRD.rpartition("/")[0])["items"]:
-            made.api.request("DELETE", f"{CRD.rpartition('/')[0]}/{crd['metadata']['name']}")
+        every = CRD.rpartition("/")[0]
+        for crd in made.api.get(every)["items"]:
+            made.api.request("DELETE", f"{every}/{crd['metadata']['name']}")
+        # Applied to a definition that is still being deleted, the new one would go with it.
+        until("no definitions", lambda: not made.api.get(every)["items"])
         yield made
     finally:
         made.stop()
@@ -159,7 +162,6 @@ async def test_kuberay_may_come_later_and_go_again(bare_plane: ControlPlane) -> 
         await off_loop(partial(bare_plane.api.request, "DELETE", CRD))
         await run.condition("kuberay-missing")
         assert not run.world.synced
-        # Applied to a definition that is still being deleted, the new one would go with it.
         await off_loop(partial(until, "no definition", lambda: is_gone(bare_plane, CRD)))
         await off_loop(bare_plane.start_operator)
         await run.condition("ready")
