@@ -13,13 +13,13 @@ from urllib.parse import urlencode
 
 import aiohttp
 import anyio
-from kubernetes_asyncio.client.rest import RESTClientObject
 from multidict import CIMultiDict
 from yarl import URL
 
 from kraynd.core.model import Json
 from kraynd.kube.auth import ApiEndpoint
 from kraynd.kube.refusals import AbsentError, GoneError, UnreachedError, decoded, refusal, too_large, unreachable
+from kraynd.kube.restclient import RESTClientObject
 from krayne.errors import KrayneError
 
 FIELD_MANAGER = "krayne"
