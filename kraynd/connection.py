@@ -57,6 +57,7 @@ class Connection:
         self._moved = anyio.Event()
         self.tries = 0
         self._trouble = UNSETTLED
+        self._settings_stamp: object = None
         self.link: Link | None = None
 
     @property
@@ -80,12 +81,22 @@ class Connection:
         while self.tries == since or self.state.condition == "connecting":
             await self._moved.wait()
 
+    async def caught_up(self) -> bool:
+        """Follow settings and kubeconfig at once where they lead elsewhere by now; whether they did."""
+        if self.link is not None and not self._is_elsewhere(self.link.world):
+            return False
+        tries = self.tries
+        self.reload()
+        await self.settled(tries)
+        return True
+
     async def run(self) -> None:
         """Keep a world until cancelled. This is one of the two walls: no fault of a world ends the daemon."""
         while True:
             self.tries += 1
             try:
-                await self._serve(load_krayne_settings(), _stamp(paths.settings_file()))
+                self._settings_stamp = _stamp(paths.settings_file())
+                await self._serve(load_krayne_settings())
                 continue
             except KrayneError as error:
                 trouble = WorldState("misconfigured", error.message, time.time(), error.hint)
@@ -117,7 +128,10 @@ class Connection:
             self.link.world.wake()
             self.link.pool.probe()
 
-    async def _serve(self, settings: KrayneSettings, stamp: object) -> None:
+    def _is_elsewhere(self, world: World) -> bool:
+        return _stamp(paths.settings_file()) != self._settings_stamp or world.stale()
+
+    async def _serve(self, settings: KrayneSettings) -> None:
         """Live in the world the settings lead to, until they lead elsewhere."""
         world = World(
             settings,
@@ -139,7 +153,7 @@ class Connection:
             try:
                 self._on_link(self.link)
                 tasks.start_soon(world.run)
-                while _stamp(paths.settings_file()) == stamp and not world.stale():
+                while not self._is_elsewhere(world):
                     await self._pause()
                 self._trouble = UNSETTLED
             finally:

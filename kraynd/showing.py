@@ -70,9 +70,11 @@ class Showing:
 
     async def contacted(self) -> None:
         """Wait, bounded, for the outcome of the first contact with Kubernetes, and what it means for the clusters."""
-        if self._informed:
-            return
         with anyio.move_on_after(CONTACT_SECONDS):
+            if await self._parts.connection.caught_up():
+                self._informed = False
+            if self._informed:
+                return
             await self._parts.connection.contacted()
             with self._parts.changes.subscribe() as news:
                 while self._uninformed():

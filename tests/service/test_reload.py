@@ -1,5 +1,6 @@
 """SIGHUP on the real daemon: its settings are read anew, and the service manager hears of the beginning and the end."""
 
+import json
 import signal
 import threading
 from collections.abc import Callable
@@ -60,3 +61,29 @@ def test_the_command_lines_log_level_is_over_the_files(environ: dict[str, str], 
     assert "ERROR kraynd.settingsfile: kraynd.yaml is not used" in said
     assert "INFO" not in said
     assert "DEBUG" not in said
+
+
+def world(found: Connection) -> dict[str, Any]:
+    """What the daemon says of Kubernetes after a question about clusters."""
+    found.call("cluster.list", seconds=60.0)
+    told: dict[str, Any] = found.call("daemon.status", seconds=60.0)["world"]
+    return told
+
+
+def test_a_kubeconfig_that_is_there_by_now_counts_for_the_very_next_question(environ: dict[str, str]) -> None:
+    with daemon(environ) as process, reached(process) as found:
+        assert "there is no kubeconfig" in world(found)["reason"]
+        for port in range(1, 4):
+            server = f"https://127.0.0.1:{port}"
+            Path(environ["KUBECONFIG"]).write_text(json.dumps(kubeconfig(server)))
+            assert world(found)["server"] == server
+
+
+def kubeconfig(server: str) -> dict[str, Any]:
+    """One that leads to a server."""
+    return {
+        "current-context": "there",
+        "contexts": [{"name": "there", "context": {"cluster": "there", "user": "me"}}],
+        "clusters": [{"name": "there", "cluster": {"server": server}}],
+        "users": [{"name": "me", "user": {"token": "none"}}],
+    }
