@@ -15,9 +15,9 @@ import pytest
 from krayne_client.connection import Connection, connect
 
 ROOT = Path(__file__).parents[2]
-RESTARTS = 10
+RESTARTS = 50
 EVERY = 0.01
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture

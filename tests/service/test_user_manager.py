@@ -1,0 +1,137 @@
+"""The unit under a real `systemd --user`: installed, killed, hung, restarted, reloaded, stopped, taken away."""
+
+import json
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from krayne_client.connection import Connection
+from tests.service.test_restart import Visitors
+from tests.service.usermanager import NEEDS_SYSTEMD, UNIT, UserManager, user_manager
+
+pytestmark = [pytest.mark.real, pytest.mark.timeout(600), NEEDS_SYSTEMD]
+RESTARTS = 5
+
+
+@pytest.fixture
+def manager(tmp_path: Path) -> Iterator[UserManager]:
+    with user_manager(tmp_path) as made:
+        made.krayne("daemon", "install")
+        made.until("the daemon", lambda: made.show("ActiveState") == "active")
+        yield made
+
+
+def hello(manager: UserManager) -> int:
+    """The pid that answers on the socket, however long the connection waits in its backlog."""
+    with socket.socket(socket.AF_UNIX) as one:
+        one.settimeout(120)
+        one.connect(manager.api)
+        with Connection(one) as found:
+            return int(found.call("daemon.hello", seconds=120)["pid"])
+
+
+def ports(manager: UserManager) -> list[dict[str, Any]]:
+    """The forwards of the one cluster, once there are some."""
+    found: list[dict[str, Any]] = []
+
+    def there() -> bool:
+        found[:] = json.loads(manager.krayne("ports", "-o", "json"))
+        return bool(found) and all(one["local_port"] for one in found)
+
+    manager.until("forwards", there)
+    return found
+
+
+def is_open(port: int) -> bool:
+    """Whether somebody listens there."""
+    with socket.socket() as one:
+        return one.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_installed_it_is_ready_says_so_and_installing_again_changes_nothing(manager: UserManager) -> None:
+    unit = manager.home / ".config" / "systemd" / "user" / UNIT
+    assert manager.show("Type") == "notify"
+    assert manager.show("StatusText").startswith("0 clusters")
+    assert manager.show("UnitFileState") == "enabled"
+    assert int(manager.show("NFileDescriptorStore")) > 0
+    before, pid = unit.read_text(), manager.daemon()
+    manager.krayne("daemon", "install")
+    assert (unit.read_text(), manager.daemon()) == (before, pid)
+    assert hello(manager) == pid
+    manager.krayne("daemon", "stop")
+    assert manager.show("ActiveState") == "inactive"
+    assert manager.show("Result") == "success"
+    manager.krayne("daemon", "uninstall")
+    assert not unit.exists()
+    assert manager.show("LoadState") == "not-found"
+
+
+def test_killed_it_is_back_and_who_connected_meanwhile_is_served(manager: UserManager) -> None:
+    pid = manager.daemon()
+    visitors = Visitors(manager.api)
+    visitors.start()
+    try:
+        manager.signal("KILL")
+        manager.until("another daemon", lambda: manager.daemon() not in (0, pid))
+        assert hello(manager) == manager.daemon()
+    finally:
+        visitors.over.set()
+        visitors.join()
+    assert visitors.refused == []
+    assert manager.show("NRestarts") == "1"
+
+
+def test_hung_it_is_ended_by_the_watchdog_and_started_again(manager: UserManager) -> None:
+    change = manager.home / ".config" / "systemd" / "user" / f"{UNIT}.d" / "quick.conf"
+    change.parent.mkdir()
+    change.write_text("[Service]\nWatchdogSec=3\nTimeoutAbortSec=1\n")
+    manager.systemctl("daemon-reload")
+    manager.systemctl("restart", UNIT)
+    pid = manager.daemon()
+    assert hello(manager) == pid
+    manager.signal("STOP")
+    manager.until("another daemon", lambda: manager.daemon() not in (0, pid))
+    assert manager.show("NRestarts") == "1"
+    assert hello(manager) == manager.daemon()
+
+
+def test_nobody_is_refused_while_the_manager_restarts_it(manager: UserManager) -> None:
+    """Neither at the API nor at a forward, whose cluster is one of the sandbox: it need not run."""
+    manager.krayne("sandbox", "up")
+    try:
+        manager.krayne("create", "demo")
+        port = next(one["local_port"] for one in ports(manager) if one["service"] == "dashboard")
+        manager.until("an open door", lambda: is_open(port))
+        visitors = Visitors(manager.api, ("127.0.0.1", port))
+        visitors.start()
+        try:
+            for _ in range(RESTARTS):
+                pid = manager.daemon()
+                manager.systemctl("restart", UNIT)
+                assert manager.daemon() not in (0, pid)
+            manager.signal("KILL")
+            manager.until("another daemon", lambda: manager.daemon() not in (0, pid))
+            assert hello(manager) == manager.daemon()
+        finally:
+            visitors.over.set()
+            visitors.join()
+        assert visitors.refused == []
+        pid = manager.daemon()
+        manager.krayne("daemon", "restart")
+        assert hello(manager) == manager.daemon() == pid, "in the same process"
+        assert [one["local_port"] for one in ports(manager) if one["service"] == "dashboard"] == [port]
+    finally:
+        manager.krayne("sandbox", "down", code=None)
+
+
+def test_reloaded_it_takes_the_settings_and_stays(manager: UserManager) -> None:
+    pid = manager.daemon()
+    (manager.home / ".krayne" / "kraynd.yaml").write_text("locks: {web: false}\n")
+    manager.systemctl("reload", UNIT)
+    manager.until("active again", lambda: manager.show("ActiveState") == "active")
+    assert manager.daemon() == pid
+    manager.until("the new settings", lambda: "locks.web is off" in manager.krayne("status"))
+    assert manager.krayne("daemon", "logs", "-n", "50").strip()
