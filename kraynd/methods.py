@@ -139,7 +139,8 @@ class Methods:
     async def daemon_hello(self, call: Call, params: messages.NoParams) -> messages.Hello:
         """Who answers."""
         status = self._backend.status()
-        return messages.Hello(pid=status.pid, version=status.version, home=status.home)
+        streams = sum(one.connections for one in self._backend.forwards())
+        return messages.Hello(pid=status.pid, version=status.version, home=status.home, streams=streams)
 
     async def daemon_status(self, call: Call, params: messages.NoParams) -> DaemonStatus:
         """The daemon about itself."""

@@ -24,6 +24,8 @@ log = logging.getLogger("kraynd.server")
 
 READ_SIZE = 65_536
 GONE = (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError)
+# What a client of any version may ask, to have itself another daemon. Their shapes only ever grow.
+ANY_VERSION = frozenset({"daemon.hello", "daemon.restart", "daemon.stop", "rpc.discover"})
 FOLLOWERS = 16  # watches of one connection; a TUI needs one
 
 
@@ -187,7 +189,7 @@ class Session:
 
     def _method(self, request: rpc.Request) -> Method:
         """What serves this request. Raises RequestError."""
-        if not API_OLDEST <= request.meta.api <= API_VERSION:
+        if request.method not in ANY_VERSION and not API_OLDEST <= request.meta.api <= API_VERSION:
             says = f"this daemon speaks API {API_OLDEST} to {API_VERSION}, the client asks for {request.meta.api}"
             raise rpc.RequestError(
                 rpc.INVALID_REQUEST, says, id=request.answer_id, kind="api-version", hint="krayne daemon restart"

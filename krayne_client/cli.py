@@ -69,7 +69,7 @@ def main(words: Sequence[str]) -> int:
             if not hasattr(options, "command"):
                 raise UsageError(f"krayne {verb} takes nothing behind --")
             options.command = behind
-        code: int = options.run(options)
+        code = _run(options)
         sys.stdout.flush()
     except KrayneError as error:
         say_error(error, verb)
@@ -84,6 +84,19 @@ def main(words: Sequence[str]) -> int:
     except SystemExit as end:  # argparse: help, or a usage error it has said
         return end.code if isinstance(end.code, int) else USAGE
     return code
+
+
+def _run(options: argparse.Namespace) -> int:
+    """The command; once more when a daemon of another version had to be replaced first."""
+    try:
+        return int(options.run(options))
+    except KrayneError as error:
+        if error.kind != "api-version" or options.no_start:
+            raise
+        from krayne_client.start import replace_daemon
+
+        replace_daemon(error)
+        return int(options.run(options))
 
 
 def say_error(error: KrayneError, verb: str) -> None:

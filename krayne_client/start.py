@@ -13,10 +13,11 @@ import time
 from collections.abc import Callable, Sequence
 
 from krayne import paths
-from krayne.errors import DaemonUnreachableError, StateError
+from krayne.errors import DaemonUnreachableError, KrayneError, StateError
 from krayne_client.connection import Connection, connect
 
 START_SECONDS = 10.0  # from the first look to giving up
+RESTART_SECONDS = 30.0  # for one answer of a daemon that is to begin anew, and for its end
 FIRST_PAUSE = 0.01
 LONGEST_PAUSE = 0.2
 QUIET_SECONDS = 0.3  # a start faster than this needs no words
@@ -61,6 +62,33 @@ def _through_service(patience: "_Patience") -> Connection | None:
     service.start()
     while (found := connect()) is None:
         patience.pause("the service manager started the daemon, but its socket does not open")
+    return found
+
+
+def replace_daemon(mismatch: KrayneError) -> None:
+    """Have a daemon that speaks another API begin anew as what is installed now, unless that would end a connection.
+
+    Raises `mismatch` with what keeps it, or when the new one is no better off.
+    """
+    with _present(mismatch) as found:
+        hello = found.call("daemon.hello", seconds=RESTART_SECONDS)
+        if streams := hello.get("streams", 0):
+            open_ones = f"{streams} connection{'' if streams == 1 else 's'} through its forwards"
+            raise KrayneError(
+                f"{mismatch.message}; it is not restarted while it carries {open_ones}",
+                kind=mismatch.kind, hint="repeat it once they are closed, or: krayne daemon restart",
+            )  # fmt: skip
+        found.call("daemon.restart", seconds=RESTART_SECONDS)
+        if not found.wait_closed(RESTART_SECONDS):
+            raise mismatch
+    with _present(mismatch) as found:
+        found.call("daemon.hello", seconds=RESTART_SECONDS)
+
+
+def _present(mismatch: KrayneError) -> Connection:
+    found = connect()
+    if found is None:
+        raise mismatch
     return found
 
 

@@ -144,11 +144,12 @@ class CancelParams(msgspec.Struct, frozen=True):
 
 
 class Hello(msgspec.Struct, frozen=True, kw_only=True):
-    """Who answers, and what it can do."""
+    """Who answers, and what it can do. `streams`: connections open through its forwards, which a restart would end."""
 
     pid: int
     version: str
     home: str
+    streams: int = 0
     api: int = API_VERSION
     api_oldest: int = API_OLDEST
     capabilities: tuple[str, ...] = CAPABILITIES

@@ -225,8 +225,8 @@ class ControlPlane:
 
     def audit(self) -> list[dict[str, Any]]:
         """Every request so far that the audit policy records: who (user.username) did what (verb, objectRef)."""
-        lines = (self.root / "audit.log").read_text().splitlines()
-        return [json.loads(line) for line in lines if line]
+        whole, _, _ = (self.root / "audit.log").read_text().rpartition("\n")  # the last line is being written
+        return [json.loads(line) for line in whole.split("\n") if line]
 
     def log(self, name: str) -> str:
         """What one program logged."""

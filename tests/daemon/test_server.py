@@ -178,7 +178,7 @@ async def answers(path: Path, data: bytes) -> list[dict[str, object]]:
         (b'{"jsonrpc":"2.0","id":1,"method":"cluster.get","params":[]}', rpc.INVALID_PARAMS),
         (b'{"jsonrpc":"2.0","id":1,"method":"cluster.get","params":{}}', rpc.INVALID_PARAMS),
         (b'{"jsonrpc":"2.0","id":1,"method":"cluster.get","params":{"name":"\\ud800"}}', None),
-        (b'{"jsonrpc":"2.0","id":1,"method":"daemon.hello","meta":{"api":99}}', rpc.INVALID_REQUEST),
+        (b'{"jsonrpc":"2.0","id":1,"method":"cluster.list","meta":{"api":99}}', rpc.INVALID_REQUEST),
     ],
 )
 async def test_bad_line_gets_an_error_and_the_next_is_served(
