@@ -144,6 +144,7 @@ class Daemon:
                 root.start_soon(follow_upgrades, self._is_idle, self._restart)
                 await self._stop.wait()
                 system.notify("RELOADING=1" if self.kept is not None else "STOPPING=1")
+                await self.server.drain()
                 root.cancel_scope.cancel()
         finally:
             with anyio.CancelScope(shield=True), anyio.move_on_after(STOP_SECONDS):

@@ -30,7 +30,7 @@ from krayne.errors import KrayneError, StateError
 
 log = logging.getLogger("kraynd.server")
 
-GRACE_SECONDS = 5.0  # what calls that change something get to finish when the daemon stops
+GRACE_SECONDS = 4.0  # what calls that change something get to finish when the daemon stops
 ACCEPT_PAUSE = 0.1  # out of descriptors: no event tells when there are some again
 PATH_CHECK_SECONDS = 60.0  # how long a daemon whose socket was replaced may go on unheard
 _ACCEPT_FAULTS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ECONNABORTED}
@@ -68,6 +68,8 @@ class Server:
         self._buffered = 0
         self._mutations: set[anyio.CancelScope] = set()
         self._quiet = anyio.Event()
+        self._accepting = anyio.CancelScope()
+        self._drained = anyio.Event()
 
     @property
     def sessions(self) -> int:
@@ -84,13 +86,24 @@ class Server:
                 tasks.start_soon(self._check_path, ours)
                 task_status.started()
                 try:
-                    await self._accept(raw, tasks)
+                    with self._accepting:
+                        await self._accept(raw, tasks)
                 finally:
+                    self._close(raw, ours)
                     await self._finish_mutations()
+                    self._drained.set()
         finally:
-            raw.close()
-            if not self.keep_path:
-                remove_if_ours(self._path, ours)
+            self._close(raw, ours)
+
+    async def drain(self) -> None:
+        """Let nobody in, and let what changes something finish, within GRACE_SECONDS. `run` lasts until cancelled."""
+        self._accepting.cancel()
+        await self._drained.wait()
+
+    def _close(self, raw: socket.socket, ours: tuple[int, int] | None) -> None:
+        raw.close()
+        if not self.keep_path:
+            remove_if_ours(self._path, ours)
 
     def buffer(self, change: int) -> bool:
         """Account for unfinished lines; False when all sessions together hold too many."""
@@ -141,7 +154,7 @@ class Server:
     async def _check_path(self, ours: tuple[int, int] | None) -> None:
         while ours is not None:
             await anyio.sleep(PATH_CHECK_SECONDS)
-            if identity(self._path) != ours:
+            if identity(self._path) != ours and not self._accepting.cancel_called:
                 raise SocketLostError(
                     f"the control socket {self._path} was removed or replaced",
                     hint="start the daemon again: krayne daemon start",

@@ -228,7 +228,8 @@ class Session:
             del self._running[key]
         try:
             if request.wants_answer:
-                await self.send(answer)
+                with anyio.CancelScope(shield=method.spec.mutates):  # who changed something hears of it
+                    await self.send(answer)
         finally:
             for act in call.after:
                 act()

@@ -110,6 +110,11 @@ def start() -> None:
     order("start", UNIT)
 
 
+def restart() -> None:
+    """Start a running service anew with what its unit says now. Raises KrayneError."""
+    order("restart", UNIT)
+
+
 def stop() -> None:
     """Stop the service; fine when it does not run. Raises KrayneError."""
     if sys.platform == "darwin":

@@ -74,7 +74,16 @@ def daemon_stop(_: argparse.Namespace) -> int:
 
 
 def daemon_restart(options: argparse.Namespace) -> int:
-    """Start anew in place: its listeners stay open, so nobody is refused. A daemon that does not run is started."""
+    """Start anew in place: its listeners stay open, so nobody is refused. A daemon that does not run is started.
+
+    Where its unit recorded another PATH or another command than this shell's, both are taken over.
+    """
+    from krayne_client import service
+
+    if service.installed() and service.active() and service.install():
+        service.restart()
+        words.aside(f"{service.unit_path()} is written anew: the daemon has the PATH of this shell now")
+        return daemon_start(options)
     found = connect()
     if found is None:
         return daemon_start(options)
@@ -107,7 +116,9 @@ def daemon_install(options: argparse.Namespace) -> int:
     if sys.platform != "darwin":
         words.aside("it ends at your last logout; to keep it on a shared machine: loginctl enable-linger")
     if changed:
-        words.aside("credential plugins are looked for in the PATH of this shell; install again when that changes")
+        words.aside(
+            "credential plugins are looked for in the PATH of this shell; krayne daemon restart takes over another one"
+        )
     return 0
 
 

@@ -351,6 +351,32 @@ async def test_stopping_gives_changes_a_moment(path: Path, backend: MemoryBacken
     assert [entry[:2] for entry in backend.log] == [("create", "default/a")]
 
 
+async def test_draining_lets_nobody_in_and_answers_who_changed_something(path: Path, backend: MemoryBackend) -> None:
+    gate = backend.hold("create")
+    async with anyio.create_task_group() as tasks, serving(backend, path) as server, client(path) as one:
+        await one.send({"jsonrpc": "2.0", "id": 1, "method": "cluster.create", "params": {"name": "a"}})
+        await backend.entered["create"].wait()
+        tasks.start_soon(server.drain)
+        while path.exists():
+            await anyio.lowlevel.checkpoint()
+        with pytest.raises(OSError, match="No such file"):
+            await anyio.connect_unix(path)
+        gate.set()
+        assert (await one.line())["result"]["cluster"]["name"] == "a"
+
+
+async def test_an_answer_to_a_change_survives_the_end_of_the_server(path: Path, backend: MemoryBackend) -> None:
+    gate = backend.hold("create")
+    async with anyio.create_task_group() as tasks:
+        async with serving(backend, path):
+            one = Client(await anyio.connect_unix(path))
+            await one.send({"jsonrpc": "2.0", "id": 1, "method": "cluster.create", "params": {"name": "a"}})
+            await backend.entered["create"].wait()
+            tasks.start_soon(_open_soon, gate)
+        async with one.stream:
+            assert (await one.line())["result"]["cluster"]["name"] == "a"
+
+
 async def _open_soon(gate: anyio.Event) -> None:
     await anyio.lowlevel.checkpoint()
     gate.set()

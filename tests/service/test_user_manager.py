@@ -135,3 +135,20 @@ def test_reloaded_it_takes_the_settings_and_stays(manager: UserManager) -> None:
     assert manager.daemon() == pid
     manager.until("the new settings", lambda: "locks.web is off" in manager.krayne("status"))
     assert manager.krayne("daemon", "logs", "-n", "50").strip()
+
+
+def test_another_shells_path_is_taken_over_by_a_restart(manager: UserManager) -> None:
+    assert b"/opt/plugins" not in environment(manager)
+    pid = manager.daemon()
+    manager.environ["PATH"] += ":/opt/plugins"
+    manager.krayne("daemon", "restart")
+    assert manager.daemon() not in (0, pid)
+    assert b":/opt/plugins" in environment(manager)
+    pid = manager.daemon()
+    manager.krayne("daemon", "restart")
+    assert manager.daemon() == pid, "in place: nothing differs any more"
+
+
+def environment(manager: UserManager) -> bytes:
+    """What the daemon was started with."""
+    return manager.run("cat", f"/proc/{manager.daemon()}/environ").encode()
