@@ -162,10 +162,10 @@ class Clients:
         news.set()
         self._limit_newcomers()
 
-    def close(self, reason: str) -> None:
-        """End every connection, now."""
+    def close(self, reason: str, *, orderly: bool) -> None:
+        """End every connection, now. `orderly`: those with a stream by FIN, else all by a reset."""
         for connection in list(self._connections):
-            connection.reset(reason)
+            (connection.end if orderly else connection.reset)(reason)
 
     def accept(self, accepted: socket.socket) -> None:
         """Splice a newcomer in this tick if a tunnel is warm, else hold it."""

@@ -145,6 +145,7 @@ class Daemon:
                 await self._stop.wait()
                 system.notify("RELOADING=1" if self.kept is not None else "STOPPING=1")
                 await self.server.drain()
+                self.forwards.end_streams("the daemon stops")
                 root.cancel_scope.cancel()
         finally:
             with anyio.CancelScope(shield=True), anyio.move_on_after(STOP_SECONDS):

@@ -75,9 +75,13 @@ class Forward:
     def stop(self, reason: str) -> None:
         """Close the doors and end every connection, now."""
         self._stopped = True
-        self._close(reason)
+        self._close(reason, orderly=True)
         if self._scope is not None:
             self._scope.cancel()
+
+    def end_streams(self, reason: str) -> None:
+        """End every connection in order; the doors stay as they are."""
+        self._clients.close(reason, orderly=True)
 
     def aim(self, aim: Aim) -> None:
         """Lead somewhere else."""
@@ -105,7 +109,7 @@ class Forward:
                 raise self._crash_error
         finally:
             self._clients.tasks = None
-            self._close("the forward is closed")
+            self._close("the forward is closed", orderly=not self._crashed.is_set())
 
     async def _open(self) -> None:
         """Return once the port is ours."""
@@ -132,9 +136,9 @@ class Forward:
         with anyio.move_on_after(seconds):
             await woken.wait()
 
-    def _close(self, reason: str) -> None:
+    def _close(self, reason: str, *, orderly: bool) -> None:
         self._listener.close()
-        self._clients.close(reason)
+        self._clients.close(reason, orderly=orderly)
 
     def _crash(self, error: Exception) -> None:
         self._crash_error = error

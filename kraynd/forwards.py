@@ -76,6 +76,11 @@ class Forwards:
             self._forwards.clear()
             self._peers.close()
 
+    def end_streams(self, reason: str) -> None:
+        """End every open connection in order, while what carries them is still there."""
+        for forward in self._forwards.values():
+            forward.end_streams(reason)
+
     def govern(self, hold: HoldSettings, *, check_peer: bool, guard_web: bool) -> None:
         """The bounds and locks from now on. Who was let in stays, and guarded as it was."""
         self._ground.hold = hold

@@ -186,6 +186,21 @@ class LocalConnection:
         if peer is not None:
             peer.abort(reason)
 
+    def end(self, reason: str) -> None:
+        """End a stream in order: what waits for the client as far as its kernel takes it now, then FIN."""
+        peer, self.peer = self.peer, None
+        if peer is None:
+            self.abort(reason)
+            return
+        try:
+            if self._out:
+                self.socket.send(self._out)
+            self.socket.shutdown(socket.SHUT_WR)
+        except OSError:  # it takes nothing, or is gone: a reset says so
+            self.abort(reason)
+        self._close()
+        peer.abort(reason)
+
     def fault(self, error: Exception) -> None:
         """An exception nobody foresaw, here or in the peer: end both sides, and tell the owner."""
         peer = self.peer

@@ -168,6 +168,10 @@ def test_what_was_closed_stays_closed_and_what_was_opened_stays_open(
     assert _is_refused(closed)
     with closing(socket.create_connection(("127.0.0.1", port), timeout=30)) as client:
         assert exchange(client, b"still here") == b"still here"
+        krayne("daemon", "restart")
+        client.settimeout(60)
+        assert client.recv(1) == b"", "what is open ends by a FIN"
+    becomes(krayne, "demo", lambda row: service(row, f"port-{PORT}")["state"] == "ready")
     krayne("tun-close", "demo")
     until("all closed", lambda: _is_refused(port))
     krayne("daemon", "restart")

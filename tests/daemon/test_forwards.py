@@ -184,13 +184,27 @@ async def test_want_is_the_whole_set(house: House, tmp_path: Path) -> None:
     unix = house.state().socket
     house.forwards.want([spec])
     assert list(house.forwards.states()) == [other]
-    with pytest.raises(ConnectionResetError):
-        await client.hear()
+    assert await client.hear() == b"", "its end is a FIN"
     with pytest.raises(ConnectionRefusedError):
         house.connect(port)
     assert not os.path.exists(unix)
     house.forwards.want([spec])  # said twice
     assert await house.connect(second).hear() == b"SSH-2.0-pod\r\n"
+
+
+async def test_streams_end_in_order_and_who_waits_is_reset(house: House) -> None:
+    port = await house.open()
+    house.aim()
+    client = house.connect(port)
+    await client.say(b"x")
+    assert await client.hear() == b"x"
+    house.nowhere()
+    waiting = house.connect(port)
+    await until(lambda: house.state().held == 1)
+    house.forwards.end_streams("the daemon stops")
+    assert await client.hear() == b""
+    with pytest.raises(ConnectionResetError):
+        await waiting.hear()
 
 
 async def test_a_forward_of_another_remote_port_keeps_its_local_port(house: House) -> None:
