@@ -214,8 +214,8 @@ def test_no_token_is_ever_written_down_or_said(plane: ControlPlane, namespace: s
         krayne("daemon", "restart")  # a running one keeps what it read last
         condition(krayne, "misconfigured")
         said += [krayne("status"), krayne("ls")]
-        config.write_text(text.replace(token, f"{token}\\n{token}"))
         broken = status(krayne)["world"]["reason"]
+        config.write_text(text.replace(token, f"{token}\\n{token}"))
         until("a strange token", lambda: status(krayne)["world"]["reason"] != broken)
         said.append(krayne("status"))
         log = (krayne.folder / "logs" / "kraynd.log").read_text()
