@@ -9,7 +9,7 @@ export PYTHONDONTWRITEBYTECODE := 1
 # What depends on the operator's version runs again on the older one.
 OLDER := $(addprefix tests/cluster/test_,manifest_real.py status_real.py reconcile_real.py main_job.py)
 
-.PHONY: help install lint test test-real fuzz soak bench demo demo-real clean
+.PHONY: help install lint docs test test-real fuzz soak bench demo demo-real clean
 
 help:
 	@echo "make demo       a real Ray job through krayne on this machine's sandbox, head killed and healed; Python alone"
@@ -20,13 +20,14 @@ help:
 	@echo "make soak       five minutes of use and cuts: memory, descriptors and threads must not grow"
 	@echo "make bench      side by side with kubectl, ratios printed"
 	@echo "make lint       types, style, import arrows"
+	@echo "make docs       the documentation as a site in build/docs; a warning fails it"
 
 install: .venv/.installed
 
 .venv/.installed: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(PY) -m pip install --quiet --upgrade pip
-	$(PY) -m pip install --quiet --editable '.[fast,tui,test,lint,fuzz]'
+	$(PY) -m pip install --quiet --editable '.[fast,tui,test,lint,fuzz,docs]'
 	@touch $@
 
 lint: install
@@ -34,6 +35,9 @@ lint: install
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports
+
+docs: install
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
 
 test: install
 	$(PY) -m pytest -q -m 'not real'

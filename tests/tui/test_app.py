@@ -16,9 +16,11 @@ from krayne import paths
 from krayne_tui.app import Screen
 from tests.api.conftest import House
 from tests.daemon.backend import some_cluster
+from tests.docs.pictures import FOLDER, without_fonts
 
 pytestmark = pytest.mark.anyio
 SNAPSHOTS = Path(__file__).parent / "snapshots"
+PICTURE = FOLDER / "tui.svg"
 SECONDS = 40.0
 
 
@@ -44,11 +46,13 @@ async def until(pilot: Pilot[None], holds: Callable[[], Any]) -> None:
 
 
 async def same(pilot: Pilot[None], name: str) -> None:
-    """The screen is the committed one; KRAYNE_SNAPSHOTS=1 writes it."""
+    """The screen is the committed one; KRAYNE_SNAPSHOTS=1 writes it, and the list as the picture of docs/."""
     path = SNAPSHOTS / f"{name}.txt"
     if os.environ.get("KRAYNE_SNAPSHOTS"):
         await pilot.pause(1.0)
         path.write_text(dump(pilot))
+        if name == "list":
+            PICTURE.write_text(without_fonts(pilot.app.export_screenshot(title="krayne tui")))
     wanted = path.read_text()
     with anyio.move_on_after(SECONDS):
         while dump(pilot) != wanted:
