@@ -143,6 +143,7 @@ class Daemon:
                 root.start_soon(self.store.release_leftovers)
                 root.start_soon(follow_upgrades, self._is_idle, self._restart)
                 await self._stop.wait()
+                self.store.leave()
                 system.notify("RELOADING=1" if self.kept is not None else "STOPPING=1")
                 await self.server.drain()
                 self.forwards.end_streams("the daemon stops")

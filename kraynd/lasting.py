@@ -26,6 +26,7 @@ class DescriptorStore:
         self._stored: dict[ForwardKey, tuple[socket.socket, ...]] = {}
         self._ports: dict[ForwardKey, int] = {}
         self._settled = anyio.Event()
+        self._left = False
 
     def put_control(self, control: socket.socket) -> bool:
         """Keep the control socket; whether there is a manager that does."""
@@ -34,6 +35,8 @@ class DescriptorStore:
 
     def follow(self) -> None:
         """Store what was opened, and take out what was closed: else its port stays bound."""
+        if self._left:
+            return
         now = {
             key: doors
             for key, sockets in self._forwards.sockets().items()
@@ -48,6 +51,10 @@ class DescriptorStore:
                 handover.forget(_name(self._ports[key]))
                 handover.store(_name(self._ports[key]), doors)
                 self._stored[key] = doors
+
+    def leave(self) -> None:
+        """The process ends, and closes its doors: what the manager has is for the next one."""
+        self._left = True
 
     def settle(self) -> None:
         """The forwards that should be on have been looked up once."""

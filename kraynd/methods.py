@@ -314,10 +314,20 @@ class Methods:
         if params.view == "ports":
             return render.ports(self._chosen_forwards(params), params.format, about)
         if params.view == "names":
-            return render.Page(names(params.name or "", self._backend.clusters(), params.namespace))
+            return render.Page(self._names(params.name or "", params.namespace))
         if params.view == "status":
             return render.status(self._backend.status(), params.format, about)
         raise UsageError(f"there is no view {params.view[:40]!r}", hint="clusters, cluster, ports or status")
+
+    def _names(self, kind: str, namespace: str | None) -> str:
+        """What a shell completes; `groups.demo` are the worker groups of the cluster demo."""
+        if not kind.startswith("groups."):
+            return names(kind, self._backend.clusters(), namespace)
+        try:
+            details = self._backend.cluster_details(self._backend.find(kind.removeprefix("groups."), namespace))
+        except ClusterNotFoundError:
+            return ""
+        return "".join(f"{group.name}\n" for group in details.groups)
 
     # What is meant.
 

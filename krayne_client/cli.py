@@ -31,7 +31,7 @@ from krayne_client.commands import (
     sshing,
     tending,
 )
-from krayne_client.grammar import USAGE, Grammar, Parser, Unread, VerbParser, before_dashes, global_options
+from krayne_client.grammar import USAGE, Grammar, Help, Parser, Unread, VerbParser, before_dashes, global_options
 
 INTERRUPTED = 130
 CUT_OFF = 141
@@ -114,7 +114,7 @@ def parser(*, brief: bool = False) -> argparse.ArgumentParser:
         description="Ray clusters on Kubernetes that are always one ssh away.",
         epilog="examples:\n  krayne create demo --workers 2 --wait\n  krayne ls\n"
         "  ssh -p PORT ray@localhost       (PORT: the SSH column of krayne ls)",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=Help,
         parents=[global_options()],
         allow_abbrev=False,
     )

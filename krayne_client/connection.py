@@ -4,16 +4,17 @@ Every failure is a KrayneError: the daemon's own kinds come back as the classes 
 absent, silent or gone is DaemonUnreachableError.
 """
 
-import json
 import os
-import select
-import socket
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from krayne import errors, paths
 from krayne.errors import DaemonUnreachableError, KrayneError
+
+# json, select and socket are imported where they are used: `krayne --help` needs none of them.
+if TYPE_CHECKING:
+    import socket
 
 API_VERSION = 1
 CALL_SECONDS = 330.0  # a little longer than the daemon gives a call
@@ -27,7 +28,7 @@ _ABSENT = (FileNotFoundError, ConnectionRefusedError)
 class Connection:
     """An open control connection."""
 
-    def __init__(self, connected: socket.socket) -> None:
+    def __init__(self, connected: "socket.socket") -> None:
         self._socket = connected
         self._rest = b""
         self._calls = 0
@@ -51,6 +52,8 @@ class Connection:
         on_progress: Callable[[dict[str, Any]], None] | None = None,
     ) -> Any:
         """The method's result. Raises KrayneError."""
+        import json
+
         self._calls += 1
         request = {"jsonrpc": "2.0", "id": self._calls, "method": method, "params": params or {}}
         line = json.dumps({**request, "meta": {"api": API_VERSION}}).encode() + b"\n"
@@ -77,12 +80,14 @@ class Connection:
 
     def notifications(self, method: str, *, seconds: float | None = None) -> Iterator[dict[str, Any]]:
         """The parameters of each such notification, as they come; ends after `seconds` of silence."""
+        import select
+
         while seconds is None or b"\n" in self._rest or select.select([self._socket], [], [], seconds)[0]:
             found = self._answer(None)
             if found.get("method") == method:
                 yield found["params"]
 
-    def upgrade(self, method: str, params: dict[str, Any]) -> tuple[dict[str, Any], socket.socket, bytes]:
+    def upgrade(self, method: str, params: dict[str, Any]) -> tuple[dict[str, Any], "socket.socket", bytes]:
         """Call a method after whose answer the connection carries frames: the answer, the socket, its first bytes."""
         answer = self.call(method, params)
         if not isinstance(answer, dict) or answer.get("upgrade") != "frames":
@@ -108,6 +113,8 @@ class Connection:
             return
 
     def _answer(self, deadline: float | None) -> dict[str, Any]:
+        import json
+
         while b"\n" not in self._rest:
             self._rest += self._receive(deadline)
         line, _, self._rest = self._rest.partition(b"\n")
@@ -138,6 +145,8 @@ class Connection:
 
 def connect(seconds: float = CONNECT_SECONDS) -> Connection | None:
     """A connection to the running daemon; None when there is none. Raises DaemonUnreachableError for other trouble."""
+    import socket
+
     path = paths.socket_path()
     connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     until = time.monotonic() + seconds

@@ -4,12 +4,31 @@ Knows no command; `commands` adds them.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 USAGE = 2
+WIDTH = 80  # columns of a page without a terminal
 FORMATS = ("table", "wide", "json", "yaml", "name")
+
+
+class Help(argparse.RawDescriptionHelpFormatter):
+    """argparse's, but for the width, which it asks of shutil: that loads three compression libraries."""
+
+    def __init__(self, prog: str, width: int | None = None, **more: Any) -> None:
+        super().__init__(prog, width=width or _columns() - 2, **more)
+
+
+def _columns() -> int:
+    told = os.environ.get("COLUMNS", "")
+    if told.isdecimal() and int(told):
+        return int(told)
+    try:
+        return os.get_terminal_size(1).columns or WIDTH
+    except OSError:
+        return WIDTH
 
 
 class Parser(argparse.ArgumentParser):
@@ -84,7 +103,7 @@ class Grammar:
             help=summary,
             description=summary[0].upper() + summary[1:] + ".",
             epilog="examples:\n" + "\n".join(f"  krayne {example}" for example in examples),
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=Help,
             usage=f"krayne {name} [options]",
             parents=[self._globals],
             allow_abbrev=False,

@@ -1,6 +1,5 @@
 """Between what a person types or reads and the values that travel: times, ports, files, progress. Asks no daemon."""
 
-import json
 import os
 import sys
 import time
@@ -23,11 +22,15 @@ def aside(text: str) -> None:
 
 def as_json(value: Any) -> str:
     """JSON for people and jq alike."""
+    import json
+
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
 
 
 def as_json_line(value: Any) -> str:
     """JSON on one line, for streams."""
+    import json
+
     return json.dumps(value, ensure_ascii=False) + "\n"
 
 
@@ -38,6 +41,8 @@ def plain(text: str) -> str:
 
 def as_plain_yaml(facts: dict[str, Any]) -> str:
     """A flat mapping as YAML; JSON's scalars are YAML's."""
+    import json
+
     return "".join(f"{name}: {json.dumps(value)}\n" for name, value in facts.items())
 
 

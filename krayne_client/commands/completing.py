@@ -7,6 +7,7 @@ import argparse
 import sys
 from typing import Any
 
+from krayne_client.commands.entering import LOGGED
 from krayne_client.grammar import FORMATS, Grammar
 
 SHELLS = ("bash", "zsh", "fish")
@@ -68,6 +69,8 @@ _krayne() {
         -n|--namespace) words=$(krayne __complete namespaces 2>/dev/null) ;;
         -o|--output) words="@FORMATS@" ;;
         --for) words="@CONDITIONS@" ;;
+        --group) words=$(krayne __complete groups.$name $scope 2>/dev/null) ;;
+        --service) words="@LOGGED@" ;;
         -f|--file|--kubeconfig) COMPREPLY=($(compgen -f -- "$cur")); return ;;
     esac
     if [ -z "$words" ]; then
@@ -100,6 +103,7 @@ def _bash(verbs: dict[str, _Verb], shell: str) -> str:
     parts = {
         "FORMATS": " ".join(FORMATS),
         "CONDITIONS": " ".join(CONDITIONS),
+        "LOGGED": " ".join(LOGGED),
         "VERBS": " ".join(verbs),
         "OPTIONS": "\n".join(options),
         "CHOICES": "\n".join(choices),
@@ -126,5 +130,16 @@ def _fish(verbs: dict[str, _Verb]) -> str:
             lines.append(f"{seen} -a '(krayne __complete clusters 2>/dev/null)'")
         if one.choices:
             lines.append(f"{seen} -a '{' '.join(one.choices)}'")
-        lines += [f"{seen} -l {word[2:]}" for word in one.options if word.startswith("--")]
+        lines += [f"{seen} -l {word[2:]}{_fish_values(word)}" for word in one.options if word.startswith("--")]
     return "\n".join(lines) + "\n"
+
+
+def _fish_values(option: str) -> str:
+    """What may stand behind an option, where that is known."""
+    cluster = "(commandline -opc)[3]"  # krayne VERB NAME
+    values = {
+        "--for": " ".join(CONDITIONS),
+        "--group": f"(krayne __complete groups.{cluster} 2>/dev/null)",
+        "--service": " ".join(LOGGED),
+    }
+    return f" -x -a '{values[option]}'" if option in values else ""

@@ -3,13 +3,15 @@
 import argparse
 import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from krayne.errors import UsageError
 from krayne_client import words
 from krayne_client.asking import reach
 from krayne_client.grammar import Grammar
-from krayne_client.remote import Remote
+
+if TYPE_CHECKING:
+    from krayne_client.remote import Remote
 
 LOGGED = ("notebook", "ssh", "code-server")
 READ_SIZE = 65_536
@@ -63,6 +65,7 @@ def execute(options: argparse.Namespace) -> int:
         words.aside("no terminal is given to the command: our input is not one")
         options.tty = False
     from krayne_client import terminal
+    from krayne_client.remote import Remote
 
     width, height = terminal.size()
     params = {
@@ -82,7 +85,7 @@ def execute(options: argparse.Namespace) -> int:
                 return _relay(remote, 0, resized)
 
 
-def _relay(remote: Remote, source: int | None, resized: int | None = None) -> int:
+def _relay(remote: "Remote", source: int | None, resized: int | None = None) -> int:
     """Ours to the other side, the other side's to us; its exit code."""
     from krayne import frames
     from krayne_client import terminal
@@ -107,6 +110,8 @@ def _relay(remote: Remote, source: int | None, resized: int | None = None) -> in
 
 def logs(options: argparse.Namespace) -> int:
     """`krayne logs`."""
+    from krayne_client.remote import Remote
+
     if options.service and (options.worker is not None or options.previous):
         raise UsageError("--service goes with neither --worker nor --previous", hint="krayne logs --help")
     params = {

@@ -8,7 +8,7 @@ from typing import Any
 from krayne import paths
 from krayne_client import words
 from krayne_client.asking import render, wait_for
-from krayne_client.connection import connect, version_of
+from krayne_client.connection import API_VERSION, connect, version_of
 from krayne_client.grammar import Grammar, add_timeout
 
 NOT_RUNNING = 3
@@ -74,16 +74,21 @@ def status(options: argparse.Namespace) -> int:
 
 
 def version(options: argparse.Namespace) -> int:
-    """`krayne version`: works without a daemon."""
+    """`krayne version`: works without a daemon, and beside one of any version."""
     found = connect()
-    facts: dict[str, Any] = {"client": version_of("kraynd") or "not installed", "daemon": None}
+    facts: dict[str, Any] = {"client": version_of("kraynd") or "not installed", "daemon": None, "kuberay": None}
     if found is not None:
         with found:
-            facts["daemon"] = found.call("daemon.hello", seconds=HELLO_SECONDS)["version"]
+            hello = found.call("daemon.hello", seconds=HELLO_SECONDS)
+            facts["daemon"] = hello["version"]
+            if hello["api_oldest"] <= API_VERSION <= hello["api"]:
+                facts["kuberay"] = found.call("daemon.status", seconds=HELLO_SECONDS)["kuberay"] or None
     if options.output == "json":
         sys.stdout.write(words.as_json(facts))
-    else:
-        sys.stdout.write(f"krayne {facts['client']}\nkraynd {facts['daemon'] or 'not running'}\n")
+        return 0
+    sys.stdout.write(f"krayne {facts['client']}\nkraynd {facts['daemon'] or 'not running'}\n")
+    if facts["daemon"] is not None:
+        sys.stdout.write(f"kuberay {facts['kuberay'] or 'unknown'}\n")
     return 0
 
 

@@ -4,7 +4,6 @@ Invariant: a process is signalled only when its pid and start time are those wri
 """
 
 import argparse
-import json
 import os
 import signal
 import sys
@@ -117,6 +116,8 @@ def serving() -> dict[str, Any] | None:
 
 def _known() -> dict[str, Any] | None:
     """What the running sandbox has written down; None when that process is gone."""
+    import json
+
     try:
         with open(os.path.join(folder(), "sandbox.json"), encoding="utf-8") as file:
             known: dict[str, Any] = json.load(file)
@@ -136,6 +137,7 @@ def _start_of(pid: int) -> int | None:
 
 
 def _ask(path: str) -> Any:
+    import json
     import ssl
     import urllib.request
 
@@ -219,6 +221,8 @@ def _has_ray() -> bool:
 
 def _use() -> str:
     """Make it the current context when there is none; say how to switch and how to go back."""
+    import json
+
     settings = paths.settings_file()
     listed = os.environ.get("KUBECONFIG") or os.path.join(os.path.expanduser("~"), ".kube", "config")
     in_use = [path for path in listed.split(os.pathsep) if path and path != kubeconfig() and os.path.exists(path)]

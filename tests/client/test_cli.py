@@ -342,7 +342,7 @@ async def test_daemon_stop_waits_for_its_end(alone: Shell) -> None:
     async with await anyio.open_process([sys.executable, "-c", script], env=alone.env, cwd=ROOT) as daemon:
         assert daemon.stdout is not None
         await daemon.stdout.receive()
-        assert (await alone.run("version"))[1].endswith("kraynd 0.1.0\n")
+        assert (await alone.run("version"))[1].endswith("kraynd 0.1.0\nkuberay 1.6.2\n")
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(daemon.wait)  # reaped as a service manager would
             code, out, err = await alone.run("daemon stop")

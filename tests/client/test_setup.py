@@ -121,6 +121,8 @@ async def test_bash_completes_words_and_names(shell: Shell, backend: MemoryBacke
     assert await offers("krayne ls -n ") == ["default", "team"]
     assert await offers("krayne tun-close demo s") == ["ssh"]
     assert await offers("krayne ls -o j") == ["json"]
+    assert await offers("krayne scale demo --group ") == ["worker"]
+    assert await offers("krayne logs demo --service n") == ["notebook"]
     assert "--workers" in await offers("krayne create --w")
     assert await offers("krayne daemon rest") == ["restart"]
 

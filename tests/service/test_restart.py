@@ -54,17 +54,26 @@ class Manager:
             except TimeoutError:
                 continue
             words = dict(line.split("=", 1) for line in data.decode().splitlines())
-            self.said.append(data.decode())
             if "FDSTORE" in words:
                 self.stored.setdefault(words["FDNAME"], []).extend(fds)
             if "FDSTOREREMOVE" in words:
                 self._drop(words["FDNAME"])
+            self.said.append(data.decode())
             if "READY" in words:
                 self.ready.set()
 
     def _drop(self, name: str) -> None:
         for fd in self.stored.pop(name, []):
             os.close(fd)
+
+    def await_word(self, word: str, times: int = 1) -> None:
+        """Wait until it was said so often."""
+        pause = threading.Event()
+        for _ in range(600):
+            if self.said.count(word) >= times:
+                return
+            pause.wait(0.1)
+        raise AssertionError(f"never said {times} times: {word!r}; said: {self.said}")
 
     def close(self) -> None:
         self._over.set()

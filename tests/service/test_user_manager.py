@@ -110,7 +110,8 @@ def test_nobody_is_refused_while_the_manager_restarts_it(manager: UserManager) -
         try:
             for _ in range(RESTARTS):
                 pid = manager.daemon()
-                manager.systemctl("restart", UNIT)
+                with socket.create_connection(("127.0.0.1", port), timeout=60):  # one that is there when it stops
+                    manager.systemctl("restart", UNIT)
                 assert manager.daemon() not in (0, pid)
             manager.signal("KILL")
             manager.until("another daemon", lambda: manager.daemon() not in (0, pid))

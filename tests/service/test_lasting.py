@@ -1,0 +1,46 @@
+"""What the service manager keeps of the forwards: stored when opened, taken out when closed, left alone at the end."""
+
+import socket
+
+import pytest
+
+from kraynd.core.model import ForwardKey
+from kraynd.lasting import DescriptorStore
+from tests.service.test_restart import Manager, manager
+
+__all__ = ["manager"]
+KEY = ForwardKey("default", "demo", "ssh")
+
+
+class Doors:
+    """The part of Forwards that is asked: which sockets each forward listens on."""
+
+    def __init__(self) -> None:
+        self.open: dict[ForwardKey, tuple[socket.socket, ...]] = {}
+
+    def sockets(self) -> dict[ForwardKey, tuple[socket.socket, ...]]:
+        return self.open
+
+
+def test_what_closes_is_taken_out_unless_the_process_ends(manager: Manager, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", manager.path)
+    doors = Doors()
+    store = DescriptorStore(doors)  # type: ignore[arg-type]
+    with socket.create_server(("127.0.0.1", 0)) as door:
+        name = f"forward-{door.getsockname()[1]}"
+        doors.open = {KEY: (door,)}
+        store.follow()
+        manager.await_word(f"FDSTORE=1\nFDNAME={name}")
+        doors.open = {}
+        store.follow()
+        manager.await_word(f"FDSTOREREMOVE=1\nFDNAME={name}", times=2)
+        assert name not in manager.stored
+        doors.open = {KEY: (door,)}
+        store.follow()
+        manager.await_word(f"FDSTORE=1\nFDNAME={name}", times=2)
+        store.leave()
+        doors.open = {}
+        store.follow()
+        store.put_control(door)  # a later word, so that the one that must not come would be there by now
+        manager.await_word("FDSTORE=1\nFDNAME=control")
+        assert len(manager.stored[name]) == 1
