@@ -32,6 +32,13 @@ def test_the_list_in_readme_is_the_renderers() -> None:
     assert f"{pictures.ls()}$ ssh -p 22503 " in TEXTS["README.md"]
 
 
+def test_the_recorded_demo_tells_of_one_port_before_and_after() -> None:
+    told = pictures.RECORDED.read_text()
+    before, _, after = told.partition("killing the head's process")
+    asked = re.findall(r"ray://127\.0\.0\.1:(\d+)", before), re.findall(r"ray://127\.0\.0\.1:(\d+)", after)
+    assert asked[0] == asked[1] != []
+
+
 @pytest.mark.parametrize(
     ("name", "shown"),
     [("ls.svg", pictures.ls()), ("healing.svg", pictures.RECORDED.read_text()), ("tui.svg", SCREEN.read_text())],
