@@ -20,8 +20,11 @@ UP_LIMIT = 60.0  # seconds for the manager; a machine where it does not come up 
 UNIT = "kraynd.service"
 
 NEEDS_SYSTEMD = pytest.mark.skipif(
-    sys.platform != "linux" or os.geteuid() != 0 or not SYSTEMD.exists() or not shutil.which("nsenter"),
-    reason="needs root, systemd and nsenter",
+    sys.platform != "linux"
+    or os.geteuid() != 0
+    or not SYSTEMD.exists()
+    or not all(shutil.which(one) for one in ("unshare", "nsenter", "systemctl")),
+    reason="needs root, systemd, unshare and nsenter",
 )
 
 
@@ -122,5 +125,5 @@ def user_manager(home: Path) -> Iterator[UserManager]:
 def _answers(manager: UserManager) -> bool:
     try:
         return manager.is_up()
-    except (OSError, IndexError, ValueError):  # its process is not there yet
+    except (OSError, IndexError, ValueError, subprocess.TimeoutExpired):  # its process is not there yet, or is stuck
         return False
