@@ -19,27 +19,23 @@ from kraynd.core.model import ClusterKey, Json
 from kraynd.kube.auth import ApiEndpoint, load_endpoint
 from kraynd.kube.cache import Change
 from kraynd.kube.client import KubeClient
+from kraynd.kube.rayobjects import RAY, RayObjects, no_kuberay
 from kraynd.kube.refusals import AbsentError, UnreachedError
 from kraynd.kube.watch import DEFAULTS as WATCH_DEFAULTS
-from kraynd.kube.watch import PAGE, Reflector, WatchSettings
+from kraynd.kube.watch import Reflector, WatchSettings
 from krayne.config import KrayneSettings
 from krayne.errors import (
-    ClusterNotFoundError,
     ForbiddenError,
     KrayneError,
     KubeConfigError,
     KubeRayNotInstalledError,
     LoginNeededError,
-    NamespaceNotFoundError,
 )
 
-RAY = "/apis/ray.io/v1"
 CLUSTER_LABEL = "ray.io/cluster"
 KUBERAY_ANNOTATION = "ray.io/kuberay-version"
 CONTACT = Backoff(base=0.5, cap=4.0)  # nobody answers: asking costs the server nothing
 REFUSED = Backoff(base=1.0, cap=15.0)  # KubeRay may be installed, a right granted, a login done at any time
-EVENT_PAGES = 10  # of a busy namespace's events; the API cannot ask for the newest
-FEW_UIDS = 10  # objects whose events are asked for one by one; for more, the namespace is paged through once
 EVERYWHERE = ""  # the scope of a watch over all namespaces
 CONDITIONS = {
     "api-unreachable": "unreachable",
@@ -106,6 +102,7 @@ class World:
         self.clusters: dict[ClusterKey, Json] = {}
         self._pods: dict[ClusterKey, dict[str, Json]] = {}
         self._client = KubeClient(self.transport)
+        self._objects = RayObjects(self._client, self.server)
         self._watching, self._backoffs, self._rand = watching, (contact, refused), rand
         self._namespaces = namespaces
         self._wanted = wanted
@@ -204,16 +201,10 @@ class World:
         try:
             served = await self._client.get(RAY)
         except AbsentError:
-            raise self._no_kuberay() from None
+            raise no_kuberay(self.server) from None
         if not any(one.get("name") == "rayclusters" for one in served.get("resources") or ()):
-            raise self._no_kuberay()
+            raise no_kuberay(self.server)
         self.kuberay = KubeRay(True, self.kuberay.version)
-
-    def _no_kuberay(self) -> KubeRayNotInstalledError:
-        return KubeRayNotInstalledError(
-            f"{self.server} serves no RayClusters: KubeRay is not installed",
-            hint="install the KubeRay operator: https://docs.ray.io/en/latest/cluster/kubernetes/getting-started.html",
-        )
 
     async def _identify(self) -> str:
         """The known id is asked for again: another cluster may stand at the same address with the same CA."""
@@ -375,7 +366,7 @@ class World:
 
     def _say(self, error: KrayneError) -> None:
         if isinstance(error, AbsentError):
-            error = self._no_kuberay()
+            error = no_kuberay(self.server)
         if isinstance(error, KubeRayNotInstalledError):
             self.kuberay = KubeRay()
         self._set(CONDITIONS.get(error.kind, "unreachable"), error.message, error.hint)
@@ -394,57 +385,19 @@ class World:
 
     async def events_for(self, namespace: str, uids: Collection[str]) -> tuple[Json, ...]:
         """The events of these objects. Raises KrayneError."""
-        path = f"/api/v1/namespaces/{quote(namespace, safe='')}/events"
-        if len(uids) > FEW_UIDS:
-            found = await self._pages(path, EVENT_PAGES)
-            return tuple(one for one in found if (one.get("involvedObject") or {}).get("uid") in uids)
-        mine: list[Json] = []
-        for uid in uids:
-            mine += await self._pages(path, 1, fieldSelector=f"involvedObject.uid={uid}")
-        return tuple(mine)
-
-    async def _pages(self, path: str, most: int, **query: str) -> list[Json]:
-        found: list[Json] = []
-        query["limit"] = str(PAGE)
-        for _ in range(most):
-            page = await self._client.page(path, **query)
-            found += page.get("items") or ()
-            token = (page.get("metadata") or {}).get("continue")
-            if not token:
-                break
-            query["continue"] = str(token)
-        return found
+        return await self._objects.events_for(namespace, uids)
 
     async def create(self, manifest: Json) -> Json:
         """Create a RayCluster."""
-        namespace = quote(str(manifest["metadata"]["namespace"]), safe="")
-        try:
-            return await self._client.create(f"{RAY}/namespaces/{namespace}/rayclusters", manifest)
-        except AbsentError:
-            raise self._no_kuberay() from None
+        return await self._objects.create(manifest)
 
     async def patch(self, key: ClusterKey, ops: Sequence[Json]) -> Json:
         """Change a RayCluster by a JSON patch."""
-        try:
-            return await self._client.patch(_path(key), ops)
-        except AbsentError as error:
-            if not error.named:
-                raise self._no_kuberay() from None
-            raise ClusterNotFoundError(f"cluster {key} is gone") from error
+        return await self._objects.patch(key, ops)
 
     async def delete(self, key: ClusterKey, *, uid: str, resource_version: str | None) -> None:
         """Delete exactly this RayCluster; one that is gone already is fine."""
-        try:
-            await self._client.delete(_path(key), uid=uid, resource_version=resource_version)
-        except NamespaceNotFoundError:
-            return
-        except AbsentError as error:
-            if not error.named:
-                raise self._no_kuberay() from None
-
-
-def _path(key: ClusterKey) -> str:
-    return f"{RAY}/namespaces/{quote(key.namespace, safe='')}/rayclusters/{quote(key.name, safe='')}"
+        await self._objects.delete(key, uid=uid, resource_version=resource_version)
 
 
 def _home(pod: Json) -> tuple[ClusterKey, str]:
