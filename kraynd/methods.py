@@ -6,6 +6,7 @@ table is served, and none besides.
 
 # ruff: noqa: ARG001, ARG002 - handlers have one signature, whether they need all of it or not
 
+import os
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -160,8 +161,10 @@ class Methods:
         call.after.append(self._backend.stop)
         return messages.Done(self._backend.status().pid)
 
-    async def daemon_restart(self, call: Call, params: messages.NoParams) -> messages.Done:
+    async def daemon_restart(self, call: Call, params: messages.RestartParams) -> messages.Done:
         """Begin anew in the same process, once the answer is out."""
+        if params.path and "\0" not in params.path:
+            os.environ["PATH"] = params.path  # the successor's: this process becomes it
         call.after.append(self._backend.restart)
         return messages.Done(self._backend.status().pid)
 

@@ -44,6 +44,7 @@ from krayne.messages import (
     Progress,
     Rendered,
     RenderParams,
+    RestartParams,
     ScaleParams,
     Services,
     SshHosts,
@@ -97,7 +98,9 @@ METHODS = (
     MethodSpec("daemon.hello", "Who answers, and what it can do.", NoParams, Hello),
     MethodSpec("daemon.metrics", "What the daemon counts, as Prometheus text.", NoParams, Metrics),
     MethodSpec("daemon.reload", "Read the cluster files and settings again now.", NoParams, Done, True),
-    MethodSpec("daemon.restart", "Start the daemon anew in place; nobody is refused meanwhile.", NoParams, Done, True),
+    MethodSpec(
+        "daemon.restart", "Start the daemon anew in place; nobody is refused meanwhile.", RestartParams, Done, True
+    ),
     MethodSpec("daemon.status", "The daemon about itself and its connection.", NoParams, DaemonStatus),
     MethodSpec("daemon.stop", "Stop the daemon; clusters stay.", NoParams, Done, True),
     MethodSpec("forward.close", "Close local ports; remembered.", CloseParams, Services, True),

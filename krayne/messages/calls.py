@@ -22,6 +22,13 @@ class NoParams(msgspec.Struct, frozen=True):
     """A method without parameters."""
 
 
+class RestartParams(msgspec.Struct, frozen=True, kw_only=True):
+    """`path`: the PATH that credential plugins are looked up in from then on; empty leaves it."""
+
+    path: str = ""
+    token: str = ""
+
+
 class ListParams(msgspec.Struct, frozen=True, kw_only=True):
     """Neither field: your declared clusters anywhere, and all of the context's own namespace."""
 

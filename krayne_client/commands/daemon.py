@@ -7,7 +7,7 @@ import sys
 from krayne.errors import DaemonUnreachableError
 from krayne_client import words
 from krayne_client.commands.reading import status
-from krayne_client.connection import connect
+from krayne_client.connection import connect, new_token
 from krayne_client.grammar import Grammar
 
 
@@ -76,7 +76,7 @@ def daemon_stop(_: argparse.Namespace) -> int:
 def daemon_restart(options: argparse.Namespace) -> int:
     """Start anew in place: its listeners stay open, so nobody is refused. A daemon that does not run is started.
 
-    Where its unit recorded another PATH or another command than this shell's, both are taken over.
+    It takes this shell's PATH; a unit that recorded another PATH or another command is written anew.
     """
     from krayne_client import service
 
@@ -88,7 +88,9 @@ def daemon_restart(options: argparse.Namespace) -> int:
     if found is None:
         return daemon_start(options)
     with found:
-        pid = found.call("daemon.restart")["pid"]
+        # Not every byte of a PATH is text.
+        path = os.environ.get("PATH", "").encode(errors="ignore").decode()
+        pid = found.call("daemon.restart", {"path": path, "token": new_token()})["pid"]
         if not found.wait_closed(STOP_SECONDS):
             raise DaemonUnreachableError(f"the daemon (pid {pid}) does not stop", hint=f"kill {pid}")
     return daemon_start(options)

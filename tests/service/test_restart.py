@@ -165,6 +165,23 @@ def test_nobody_is_refused_across_restarts(environ: dict[str, str]) -> None:
             assert not os.path.exists(environ["KRAYNE_SOCKET"]), "the last one takes its socket away"
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_another_shells_path_is_taken_over(environ: dict[str, str]) -> None:
+    def recorded(pid: int) -> list[str]:
+        entries = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        return [entry.decode() for entry in entries if entry.startswith(b"PATH=")]
+
+    wanted = environ["PATH"] + ":/opt/plugins"
+    command = [sys.executable, "-m", "krayne_client.main", "daemon", "restart"]
+    with daemon(environ) as process:
+        reached(process).close()
+        assert recorded(process.pid) == [f"PATH={environ['PATH']}"]
+        subprocess.run(command, env={**environ, "PATH": wanted}, cwd="/", check=True, timeout=120)
+        with reached(process) as found:
+            assert found.call("daemon.hello", seconds=60)["pid"] == process.pid
+        assert recorded(process.pid) == [f"PATH={wanted}"]
+
+
 def test_the_manager_keeps_the_control_socket_of_a_killed_daemon(environ: dict[str, str], manager: Manager) -> None:
     environ["NOTIFY_SOCKET"] = manager.path
     with daemon(environ) as process:
