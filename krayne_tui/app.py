@@ -127,8 +127,13 @@ class Screen(App[None]):
         if self._synced:
             self._place(key)
             self._head()
+            self._say_nothing_is_here()
             if key == self.chosen:
                 self.show_details(key)
+
+    def _say_nothing_is_here(self) -> None:
+        if not self.cells:
+            self._part("#detail").update("no cluster here: c creates one" if not self.known else "none matches")
 
     def _place(self, key: Key) -> None:
         info = self.known.get(key)
@@ -163,8 +168,7 @@ class Screen(App[None]):
             self.table.add_row(*cells, key=_row(key))
         self._choose(chosen)
         self._head()
-        if not self.cells:
-            self._part("#detail").update("no cluster here: c creates one" if not self.known else "none matches")
+        self._say_nothing_is_here()
 
     def _choose(self, key: Key | None) -> None:
         if key is None:
