@@ -62,7 +62,7 @@ def _serve(options: argparse.Namespace) -> int:
     os.umask(0o077)
     system.refuse_core_dumps()
     system.raise_descriptor_limit()
-    handed = handover.take()
+    handed = handover.take(paths.run_dir())
     home = Home.open()
     try:
         home.lock()

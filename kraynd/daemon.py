@@ -86,13 +86,15 @@ class Daemon:
             socket_dir=paths.run_dir(),
             on_change=self._forward_changed,
             inherited=self.handed.forwards,
+            inherited_unix=self.handed.unix,
         )
         self._apply_settings()
         settings.attach(self._apply_settings)
-        self.store = DescriptorStore(self.forwards)
+        self.store = DescriptorStore(self.forwards, besides=(paths.socket_path(),))
         self.reports = Reports(self._reported)
         self._announced = False
         self._stop = anyio.Event()
+        self._for_good = False
         self._stale = anyio.Event()
         self._uids: dict[ClusterKey, str] = {}
         parts = self._parts(owner)
@@ -114,7 +116,7 @@ class Daemon:
             beside=_installed_here(),
             ports=(self.settings.at_start.ports.low, self.settings.at_start.ports.high),
             refresh=self._refresh,
-            stop=self._stop.set,
+            stop=self._end,
             restart=self._restart,
         )
 
@@ -147,6 +149,8 @@ class Daemon:
                 system.notify("RELOADING=1" if self.kept is not None else "STOPPING=1")
                 await self.server.drain()
                 self.forwards.end_streams("the daemon stops")
+                if self._for_good:
+                    self.forwards.close()
                 root.cancel_scope.cancel()
         finally:
             with anyio.CancelScope(shield=True), anyio.move_on_after(STOP_SECONDS):
@@ -163,11 +167,21 @@ class Daemon:
 
     def _restart(self) -> None:
         """Stop in order, with the doors left open for the program this process becomes."""
-        if self.kept is None:
-            doors = [one for sockets in self.forwards.sockets().values() for one in sockets]
-            self.kept = handover.keep(self.server.socket, [*doors, *self.forwards.unclaimed()])
+        if not self._stop.is_set():
+            doors = self.forwards.doors()
+            found = [door for one in doors.values() for door in one]
+            self.kept = handover.keep(self.server.socket, [*found, *self.forwards.unclaimed()])
+            for key in doors:
+                self.forwards.keep_path(key)
             self.server.keep_path = True
             self._stop.set()
+
+    def _end(self) -> None:
+        """Stop because the user says so: no path stays for a successor. After a signal nobody knows of one."""
+        self._for_good = True
+        self.kept = None
+        self.server.keep_path = self.handed.activated
+        self._stop.set()
 
     def _is_idle(self) -> bool:
         return not any(state.connections or state.held for state in self.forwards.states().values())

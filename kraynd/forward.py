@@ -15,6 +15,7 @@ from anyio import to_thread
 from kraynd.clients import Aim, Clients, Ground
 from kraynd.core.backoff import FAULT, PORT_TAKEN, Retry
 from kraynd.core.forwarding import ForwardSpec, ForwardState
+from kraynd.local.handover import Door
 from kraynd.local.listen import Listener
 from kraynd.local.peer import who_holds
 
@@ -73,7 +74,12 @@ class Forward:
                 await self._pause(FAULT.delay(retry.failures, self._ground.rand()))
 
     def stop(self, reason: str) -> None:
-        """Close the doors and end every connection, now."""
+        """Close the doors for good and end every connection, now."""
+        self._listener.keep_path = False
+        self.end(reason)
+
+    def end(self, reason: str) -> None:
+        """The same as the process ends: what somebody else goes on with stays reachable."""
         self._stopped = True
         self._close(reason, orderly=True)
         if self._scope is not None:
@@ -94,10 +100,14 @@ class Forward:
         woken.set()
         self._clients.hurry()
 
+    def keep_path(self) -> None:
+        """Somebody has a copy of the Unix socket and goes on with it: leave its path there, unless stopped."""
+        self._listener.keep_path = True
+
     @property
-    def sockets(self) -> tuple[socket.socket, ...]:
-        """The listening sockets, to hand to whoever keeps them across a restart."""
-        return tuple(self._listener.sockets)
+    def doors(self) -> tuple[Door, ...]:
+        """The listening sockets by name, to hand to whoever keeps them across a restart."""
+        return self._listener.doors
 
     async def _serve(self) -> None:
         self._crashed = anyio.Event()

@@ -17,6 +17,10 @@ from kraynd.core.forwarding import ForwardSpec, ForwardState, HoldSettings
 from kraynd.core.model import ClusterKey, ForwardKey, PodTarget
 from kraynd.forward import Forward
 from kraynd.local.accepted import READ_SIZE
+from kraynd.local.control import identity
+from kraynd.local.handover import Door, forward_name, unix_name
+from kraynd.local.home import remove_quietly
+from kraynd.local.listen import sweep
 from kraynd.local.peer import Peers
 
 __all__ = ["Ended", "ForwardSpec", "ForwardState", "Forwards", "HoldSettings", "Opener", "Stream", "socket_name"]
@@ -42,6 +46,7 @@ class Forwards:
         guard_web: bool = True,
         allowed: Collection[int] = (),
         inherited: Iterable[socket.socket] = (),
+        inherited_unix: Mapping[str, socket.socket] | None = None,
     ) -> None:
         self._socket_dir = socket_dir
         self._peers = Peers()
@@ -57,6 +62,7 @@ class Forwards:
         self._inherited: dict[int, list[socket.socket]] = {}
         for one in inherited:
             self._inherited.setdefault(one.getsockname()[1], []).append(one)
+        self._inherited_unix = dict(inherited_unix or {})  # by path
         self._forwards: dict[ForwardKey, Forward] = {}
         self._aims: dict[ClusterKey, Aim] = {}
         self._tasks: anyio.abc.TaskGroup | None = None
@@ -72,7 +78,7 @@ class Forwards:
         finally:
             self._tasks = None
             for forward in self._forwards.values():
-                forward.stop("the daemon stops")
+                forward.end("the daemon stops")
             self._forwards.clear()
             self._peers.close()
 
@@ -110,34 +116,58 @@ class Forwards:
         """Every wanted forward as it is now."""
         return {key: forward.state() for key, forward in self._forwards.items()}
 
-    def sockets(self) -> Mapping[ForwardKey, tuple[socket.socket, ...]]:
-        """The listening sockets of each forward, to hand to whoever keeps them across a restart."""
-        return {key: forward.sockets for key, forward in self._forwards.items()}
+    def doors(self) -> Mapping[ForwardKey, tuple[Door, ...]]:
+        """The listening sockets of each forward by name, to hand to whoever keeps them across a restart."""
+        return {key: forward.doors for key, forward in self._forwards.items()}
 
-    def unclaimed(self) -> tuple[socket.socket, ...]:
+    def keep_path(self, key: ForwardKey) -> None:
+        """A forward's Unix socket lives on elsewhere: its path stays when the daemon ends, not when it is closed."""
+        self._forwards[key].keep_path()
+
+    def close(self) -> None:
+        """Close every forward, as if none were wanted: there is no successor to go on with them."""
+        self.want(())
+        self.release_unclaimed()
+
+    def unclaimed(self) -> tuple[Door, ...]:
         """Inherited sockets no forward has taken yet."""
-        return tuple(one for sockets in self._inherited.values() for one in sockets)
+        found = [(forward_name(port), one) for port, sockets in self._inherited.items() for one in sockets]
+        files = [(identity(path), one) for path, one in self._inherited_unix.items()]
+        return (*found, *((unix_name(file), one) for file, one in files if file is not None))
 
-    def release_unclaimed(self) -> tuple[int, ...]:
-        """Close inherited sockets no forward has taken; their ports."""
-        ports = tuple(self._inherited)
-        for one in self.unclaimed():
+    def release_unclaimed(self) -> tuple[str, ...]:
+        """Close inherited sockets no forward has taken; their names."""
+        names = dict.fromkeys(name for name, _ in self.unclaimed())
+        for one in (*self._inherited_unix.values(), *(one for some in self._inherited.values() for one in some)):
             one.close()
+        for path in self._inherited_unix:
+            remove_quietly(path)  # handed to us, so nobody else listens there
         self._inherited.clear()
-        return ports
+        self._inherited_unix.clear()
+        return tuple(names)
+
+    def sweep(self, besides: Collection[str] = ()) -> None:
+        """Take away what earlier daemons left in the folder of the Unix sockets."""
+        if self._socket_dir:
+            sweep(self._socket_dir, {*besides, *self._inherited_unix, *map(self._path, self._forwards)})
 
     def wake(self) -> None:
         """The machine slept: whatever waits between two tries is tried now."""
         for forward in self._forwards.values():
             forward.wake()
 
+    def _path(self, key: ForwardKey) -> str:
+        return os.path.join(self._socket_dir, socket_name(key)) if self._socket_dir else ""
+
     def _add(self, spec: ForwardSpec) -> None:
+        path = self._path(spec.key)
+        unix = self._inherited_unix.pop(path, None)
         forward = Forward(
             spec,
             self._ground,
             self._aims.get(spec.key.cluster_key, Aim(why=NOWHERE_YET)),
-            path=os.path.join(self._socket_dir, socket_name(spec.key)) if self._socket_dir else None,
-            inherited=tuple(self._inherited.pop(spec.local_port, ())),
+            path=path or None,
+            inherited=(*self._inherited.pop(spec.local_port, ()), *([unix] if unix is not None else ())),
         )
         self._forwards[spec.key] = forward
         if self._tasks is not None:

@@ -5,7 +5,7 @@ Decides nothing of forwards; only keeps the manager's copy of their sockets true
 
 import importlib
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from importlib.metadata import PackageNotFoundError, version
 
 import anyio
@@ -13,6 +13,7 @@ import anyio
 from kraynd.core.model import ForwardKey
 from kraynd.forwards import Forwards
 from kraynd.local import handover
+from kraynd.local.handover import Door
 
 LEFTOVER_SECONDS = 60.0  # a socket no forward claimed so long after the first look is one whose forward is gone
 UPGRADE_CHECK = 60.0  # seconds between two looks at what is installed
@@ -21,10 +22,10 @@ UPGRADE_CHECK = 60.0  # seconds between two looks at what is installed
 class DescriptorStore:
     """The forwards' listening sockets, kept by the manager under the name of their port."""
 
-    def __init__(self, forwards: Forwards) -> None:
+    def __init__(self, forwards: Forwards, *, besides: Collection[str] = ()) -> None:
         self._forwards = forwards
-        self._stored: dict[ForwardKey, tuple[socket.socket, ...]] = {}
-        self._ports: dict[ForwardKey, int] = {}
+        self._besides = besides  # sockets in the folder of the forwards' that are not theirs
+        self._stored: dict[ForwardKey, tuple[Door, ...]] = {}
         self._settled = anyio.Event()
         self._left = False
 
@@ -37,20 +38,20 @@ class DescriptorStore:
         """Store what was opened, and take out what was closed: else its port stays bound."""
         if self._left:
             return
-        now = {
-            key: doors
-            for key, sockets in self._forwards.sockets().items()
-            if (doors := tuple(one for one in sockets if one.family != socket.AF_UNIX))
-        }
+        now = {key: doors for key, doors in self._forwards.doors().items() if doors}
         for key in [key for key, doors in self._stored.items() if now.get(key) != doors]:
-            del self._stored[key]
-            handover.forget(_name(self._ports.pop(key)))
+            for name in _named(self._stored.pop(key)):
+                handover.forget(name)
         for key, doors in now.items():
             if key not in self._stored:
-                self._ports[key] = doors[0].getsockname()[1]
-                handover.forget(_name(self._ports[key]))
-                handover.store(_name(self._ports[key]), doors)
-                self._stored[key] = doors
+                self._store(key, doors)
+
+    def _store(self, key: ForwardKey, doors: tuple[Door, ...]) -> None:
+        self._stored[key] = doors
+        for name, sockets in _named(doors).items():
+            handover.forget(name)
+            if handover.store(name, sockets):
+                self._forwards.keep_path(key)
 
     def leave(self) -> None:
         """The process ends, and closes its doors: what the manager has is for the next one."""
@@ -61,11 +62,12 @@ class DescriptorStore:
         self._settled.set()
 
     async def release_leftovers(self) -> None:
-        """Close handed sockets whose forward is gone."""
+        """Close handed sockets whose forward is gone, and take away the files of those nobody has."""
         await self._settled.wait()
+        self._forwards.sweep(self._besides)
         await anyio.sleep(LEFTOVER_SECONDS)
-        for port in self._forwards.release_unclaimed():
-            handover.forget(_name(port))
+        for name in self._forwards.release_unclaimed():
+            handover.forget(name)
 
 
 async def follow_upgrades(is_idle: Callable[[], bool], restart: Callable[[], None]) -> None:
@@ -89,5 +91,8 @@ def installed() -> str:
         return ""
 
 
-def _name(port: int) -> str:
-    return f"{handover.FORWARD}-{port}"
+def _named(doors: Iterable[Door]) -> dict[str, list[socket.socket]]:
+    found: dict[str, list[socket.socket]] = {}
+    for name, one in doors:
+        found.setdefault(name, []).append(one)
+    return found

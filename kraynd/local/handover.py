@@ -1,14 +1,15 @@
 """Listening sockets across a restart: from the service manager's store, or from the process we were before an exec.
 
 What is listened on is never closed in between, so who connects meanwhile waits in the backlog. Owns the names under
-which sockets travel; knows nothing of what they serve.
+which sockets travel; knows nothing of what they serve. A Unix socket's name tells which file leads to it: the kernel
+knows only what it was bound as, before it was renamed.
 """
 
 import contextlib
 import os
 import socket
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from kraynd.local import system
 
@@ -17,25 +18,40 @@ OURS = "KRAYND_HANDED"  # descriptors of the process we were: "NAME=FD,..."
 CONTROL = "control"
 ACTIVATED = "kraynd.socket"  # a socket unit's default name for what it listens on
 FORWARD = "forward"
+UNIX = "unix"  # a forward's Unix socket: "unix-DEVICE-INODE"
 MOST = 2048  # sockets at once: more than that nobody hands over
 
 
+Door = tuple[str, socket.socket]  # a forward's listening socket, and the name under which it travels
+
+
 class Handed:
-    """What came with the start: the control socket, if any, and the sockets of forwards."""
+    """What came with the start: the control socket, if any, and the sockets of forwards; the Unix ones by path."""
 
     def __init__(
-        self, control: socket.socket | None = None, forwards: Sequence[socket.socket] = (), *, activated: bool = False
+        self,
+        control: socket.socket | None = None,
+        forwards: Sequence[socket.socket] = (),
+        unix: Mapping[str, socket.socket] | None = None,
+        *,
+        activated: bool = False,
     ) -> None:
         self.control = control
         self.activated = activated  # the control socket is a socket unit's: its path is not ours to remove
         self.forwards = tuple(forwards)
+        self.unix = dict(unix or {})
 
 
-def take() -> Handed:
-    """Take over what was handed to this process, once; nothing of it reaches the processes we start."""
+def take(folder: str) -> Handed:
+    """Take over what was handed to this process, once; nothing of it reaches the processes we start.
+
+    A forward's Unix socket to which no file of `folder` leads is let go.
+    """
     control: socket.socket | None = None
     activated = False
     forwards: dict[tuple[int, str, int], socket.socket] = {}
+    unix: dict[str, socket.socket] = {}
+    files = _files(folder)
     for name, number in [*_from_exec(os.environ.pop(OURS, "")), *_from_manager()]:
         one = _listening(number)
         if one is None:
@@ -43,21 +59,35 @@ def take() -> Handed:
         if one.family == socket.AF_UNIX:
             if name in (CONTROL, ACTIVATED) and control is None:
                 control, activated = one, name == ACTIVATED
+            elif name in files and files[name] not in unix:
+                unix[files[name]] = one
             else:
                 one.close()
+                if name.startswith(UNIX) and name not in files:
+                    forget(name)
             continue
         host, port = one.getsockname()[:2]
         if (one.family, host, port) in forwards:
             one.close()  # the same socket, stored twice
         else:
             forwards[one.family, host, port] = one
-    return Handed(control, tuple(forwards.values()), activated=activated)
+    return Handed(control, tuple(forwards.values()), unix, activated=activated)
 
 
-def keep(control: socket.socket | None, forwards: Iterable[socket.socket]) -> list[tuple[str, int]]:
+def forward_name(port: int) -> str:
+    """The name of the doors of one local port."""
+    return f"{FORWARD}-{port}"
+
+
+def unix_name(found: tuple[int, int]) -> str:
+    """The name of the Unix socket to which this file leads: device and inode."""
+    return f"{UNIX}-{found[0]}-{found[1]}"
+
+
+def keep(control: socket.socket | None, forwards: Iterable[Door]) -> list[tuple[str, int]]:
     """Copies of listening sockets that stay open when their owners close them."""
     named = [(CONTROL, control)] if control is not None else []
-    named += [(FORWARD, one) for one in forwards if one.family != socket.AF_UNIX]
+    named += forwards
     kept = []
     with contextlib.suppress(OSError):  # out of descriptors: what was kept is kept
         for name, one in named:
@@ -81,6 +111,17 @@ def store(name: str, sockets: Sequence[socket.socket]) -> bool:
 def forget(name: str) -> bool:
     """Take them out of the store, or their port stays bound."""
     return system.notify(f"FDSTOREREMOVE=1\nFDNAME={name}")
+
+
+def _files(folder: str) -> dict[str, str]:
+    """The sockets of a folder by the name they would have here: name to path."""
+    found = {}
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for one in entries:
+            about = one.stat(follow_symlinks=False)
+            if stat.S_ISSOCK(about.st_mode):
+                found[unix_name((about.st_dev, about.st_ino))] = one.path
+    return found
 
 
 def _from_exec(text: str) -> list[tuple[str, int]]:

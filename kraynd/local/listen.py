@@ -10,10 +10,13 @@ import errno
 import os
 import secrets
 import socket
+import stat
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 
+from kraynd.local import handover
 from kraynd.local.control import identity, remove_if_ours
+from kraynd.local.handover import Door
 from kraynd.local.home import private_dir
 from krayne import paths
 from krayne.errors import StateError
@@ -52,6 +55,7 @@ class Listener:
         self._identity: tuple[int, int] | None = None
         self._paused = False
         self._starved: asyncio.TimerHandle | None = None
+        self.keep_path = False  # somebody has a copy of the Unix socket and goes on with it: its path stays
 
     @property
     def is_open(self) -> bool:
@@ -63,11 +67,24 @@ class Listener:
         """Where the Unix socket is; empty when there is none."""
         return self.path if self.path is not None and self._identity is not None else ""
 
+    @property
+    def doors(self) -> tuple[Door, ...]:
+        """The listening sockets, and the names under which they are handed on."""
+        file = self._identity or (identity(self.path) if self.path is not None else None)
+        port = handover.forward_name(self.port)
+        found = [*self.sockets, *self._inherited]
+        doors = [(port, one) for one in found if one.family != socket.AF_UNIX]
+        if file is not None:
+            doors += [(handover.unix_name(file), one) for one in found if one.family == socket.AF_UNIX]
+        return tuple(doors)
+
     def open(self) -> None:
         """Bind, listen, accept. Raises OSError when the port cannot be had on every loopback address there is."""
         self._loop = asyncio.get_running_loop()
-        self.sockets = bind_loopback(self.port, self._inherited)
-        self._inherited = ()
+        # Taken once: sockets that do not help are closed, and bound anew by the next try.
+        inherited = [one for one in self._inherited if one.family != socket.AF_UNIX]
+        self._inherited = tuple(one for one in self._inherited if one.family == socket.AF_UNIX)
+        self.sockets = bind_loopback(self.port, inherited)
         self.port = self.sockets[0].getsockname()[1]
         if self.path is not None:
             self._open_unix(self.path)
@@ -92,18 +109,24 @@ class Listener:
             self._starved.cancel()
             self._starved = None
         self._unwatch()
-        for one in self.sockets:
+        for one in (*self.sockets, *self._inherited):
             one.close()
         self.sockets = []
+        self._inherited = ()
         if self.path is not None:
-            remove_if_ours(self.path, self._identity)
+            if not self.keep_path:
+                remove_if_ours(self.path, self._identity)
             self._identity = None
 
     def _open_unix(self, path: str) -> None:
         """Without its Unix socket a forward still serves; `problem` says why it lacks it."""
         self.problem = ""
+        given, self._inherited = self._inherited, ()
         try:
-            self.sockets.append(bind_unix(path))
+            if given and identity(path) is None:  # nobody reaches it any more
+                given[0].close()
+                given = ()
+            self.sockets.append(given[0] if given else bind_unix(path))
             self._identity = identity(path)
         except (OSError, StateError) as error:
             self.problem = f"no Unix socket at {path}: {error}"
@@ -199,6 +222,18 @@ def _bind(family: int, host: str, port: int) -> socket.socket:
         one.close()
         raise
     return one
+
+
+def sweep(folder: str, keep: Container[str]) -> None:
+    """Take away the sockets in our folder that nobody listens on, those of daemons before us."""
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for one in entries:
+            if one.path in keep or not stat.S_ISSOCK(one.stat(follow_symlinks=False).st_mode):
+                continue
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+                probe.setblocking(False)
+                if probe.connect_ex(one.path) == errno.ECONNREFUSED:
+                    os.unlink(one.path)
 
 
 def bind_unix(path: str) -> socket.socket:

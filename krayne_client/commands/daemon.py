@@ -4,10 +4,10 @@ import argparse
 import os
 import sys
 
-from krayne.errors import DaemonUnreachableError
+from krayne.errors import DaemonUnreachableError, KrayneError
 from krayne_client import words
 from krayne_client.commands.reading import status
-from krayne_client.connection import connect, new_token
+from krayne_client.connection import Connection, connect, new_token
 from krayne_client.grammar import Grammar
 
 
@@ -59,18 +59,30 @@ def daemon_stop(_: argparse.Namespace) -> int:
     """Stop it; fine when it does not run. Clusters stay, local ports close."""
     from krayne_client import service
 
-    if service.installed() and service.active():
-        service.stop()
+    serviced = service.installed() and service.active()
     found = connect()
-    if found is None:
+    if found is None and not serviced:
         sys.stdout.write("the daemon is not running\n")
         return 0
-    with found:
-        pid = found.call("daemon.stop")["pid"]
-        if not (found.wait_closed(STOP_SECONDS) and words.wait_gone(pid, STOP_SECONDS)):
-            raise DaemonUnreachableError(f"the daemon (pid {pid}) does not stop", hint=f"kill {pid}")
+    # The daemon is told first, also under a manager: it then knows that nobody follows, and leaves no socket's path.
+    if found is not None:
+        with found:
+            try:
+                _end(found)
+            except KrayneError:
+                if not serviced:
+                    raise
+    if serviced:
+        service.stop()
     sys.stdout.write("the daemon is stopped; clusters go on, local ports are closed\n")
     return 0
+
+
+def _end(found: Connection) -> None:
+    """Stop the daemon at the other end and wait until it is gone. Raises KrayneError."""
+    pid = found.call("daemon.stop", seconds=STOP_SECONDS)["pid"]
+    if not (found.wait_closed(STOP_SECONDS) and words.wait_gone(pid, STOP_SECONDS)):
+        raise DaemonUnreachableError(f"the daemon (pid {pid}) does not stop", hint=f"kill {pid}")
 
 
 def daemon_restart(options: argparse.Namespace) -> int:
@@ -108,9 +120,7 @@ def daemon_install(options: argparse.Namespace) -> int:
         running = connect()
         if running is not None:
             with running:
-                pid = running.call("daemon.stop")["pid"]
-                if not (running.wait_closed(STOP_SECONDS) and words.wait_gone(pid, STOP_SECONDS)):
-                    raise DaemonUnreachableError(f"the daemon (pid {pid}) does not stop", hint=f"kill {pid}")
+                _end(running)
         service.start()
     sys.stdout.write(
         f"{service.unit_path()} is {'installed' if changed else 'installed already'}, and the daemon runs\n"

@@ -12,9 +12,9 @@ import pytest
 
 from kraynd.core.model import ForwardKey, PodTarget
 from kraynd.core.pipe import End
-from kraynd.forwards import ForwardSpec, HoldSettings
+from kraynd.forwards import ForwardSpec, HoldSettings, socket_name
 from kraynd.local.accepted import HIGH
-from kraynd.local.listen import Listener, bind_loopback
+from kraynd.local.listen import Listener, bind_loopback, bind_unix
 from tests.daemon.fakepod import Flood, PodStream
 from tests.daemon.house import BANNER, ECHO, FLOOD, FLOOD_BYTES, LAST_WORD, SILENT, SSH, House, built
 from tests.daemon.localhost import LOOPS, Client, free_port, until
@@ -341,8 +341,33 @@ async def test_inherited_sockets_serve_who_came_while_there_was_no_daemon(tmp_pa
         await house.open(BANNER, port=port)
         house.aim()
         assert await early.hear() == b"SSH-2.0-pod\r\n"
-        assert len(house.forwards.sockets()[SSH]) == 3
+        assert len(house.forwards.doors()[SSH]) == 3
     early.socket.close()
+
+
+async def test_an_inherited_unix_socket_serves_who_came_and_its_path_goes_with_the_forward(tmp_path: Path) -> None:
+    path = str(tmp_path / "run" / socket_name(SSH))
+    inherited = bind_unix(path)
+    unix = socket.socket(socket.AF_UNIX)
+    unix.connect(path)
+    early = Client(unix)
+    async with built(tmp_path, inherited_unix={path: inherited}) as house:
+        await house.open(BANNER)
+        house.aim()
+        assert await early.hear() == b"SSH-2.0-pod\r\n"
+        house.forwards.keep_path(SSH)
+        house.forwards.want(())
+        assert not os.path.exists(path), "closed, nobody goes on with it"
+    early.socket.close()
+
+
+async def test_a_kept_unix_socket_stays_when_the_daemon_ends(tmp_path: Path) -> None:
+    async with built(tmp_path) as house:
+        await house.open()
+        path = house.state().socket
+        house.forwards.keep_path(SSH)
+    assert os.path.exists(path)
+    os.unlink(path)
 
 
 async def test_nothing_is_left_behind(tmp_path: Path) -> None:

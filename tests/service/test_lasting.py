@@ -6,6 +6,7 @@ import pytest
 
 from kraynd.core.model import ForwardKey
 from kraynd.lasting import DescriptorStore
+from kraynd.local.handover import Door, forward_name
 from tests.service.test_restart import Manager, manager
 
 __all__ = ["manager"]
@@ -16,10 +17,14 @@ class Doors:
     """The part of Forwards that is asked: which sockets each forward listens on."""
 
     def __init__(self) -> None:
-        self.open: dict[ForwardKey, tuple[socket.socket, ...]] = {}
+        self.open: dict[ForwardKey, tuple[Door, ...]] = {}
+        self.kept: list[ForwardKey] = []
 
-    def sockets(self) -> dict[ForwardKey, tuple[socket.socket, ...]]:
+    def doors(self) -> dict[ForwardKey, tuple[Door, ...]]:
         return self.open
+
+    def keep_path(self, key: ForwardKey) -> None:
+        self.kept.append(key)
 
 
 def test_what_closes_is_taken_out_unless_the_process_ends(manager: Manager, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -27,15 +32,18 @@ def test_what_closes_is_taken_out_unless_the_process_ends(manager: Manager, monk
     doors = Doors()
     store = DescriptorStore(doors)  # type: ignore[arg-type]
     with socket.create_server(("127.0.0.1", 0)) as door:
-        name = f"forward-{door.getsockname()[1]}"
-        doors.open = {KEY: (door,)}
+        name = forward_name(door.getsockname()[1])
+        doors.open = {KEY: ((name, door), ("unix-1-2", door))}
         store.follow()
         manager.await_word(f"FDSTORE=1\nFDNAME={name}")
+        manager.await_word("FDSTORE=1\nFDNAME=unix-1-2")
+        assert KEY in doors.kept
         doors.open = {}
         store.follow()
         manager.await_word(f"FDSTOREREMOVE=1\nFDNAME={name}", times=2)
-        assert name not in manager.stored
-        doors.open = {KEY: (door,)}
+        manager.await_word("FDSTOREREMOVE=1\nFDNAME=unix-1-2", times=2)
+        assert not manager.stored
+        doors.open = {KEY: ((name, door),)}
         store.follow()
         manager.await_word(f"FDSTORE=1\nFDNAME={name}", times=2)
         store.leave()

@@ -1,6 +1,7 @@
 """The unit under a real `systemd --user`: installed, killed, hung, restarted, reloaded, stopped, taken away."""
 
 import json
+import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -105,7 +106,9 @@ def test_nobody_is_refused_while_the_manager_restarts_it(manager: UserManager) -
         manager.krayne("create", "demo")
         port = next(one["local_port"] for one in ports(manager) if one["service"] == "dashboard")
         manager.until("an open door", lambda: is_open(port))
-        visitors = Visitors(manager.api, ("127.0.0.1", port))
+        unix = f"{os.path.dirname(manager.api)}/default.demo.dashboard.sock"
+        assert os.path.exists(unix)
+        visitors = Visitors(manager.api, ("127.0.0.1", port), unix)
         visitors.start()
         try:
             for _ in range(RESTARTS):
@@ -124,6 +127,9 @@ def test_nobody_is_refused_while_the_manager_restarts_it(manager: UserManager) -
         manager.krayne("daemon", "restart")
         assert hello(manager) == manager.daemon() == pid, "in the same process"
         assert [one["local_port"] for one in ports(manager) if one["service"] == "dashboard"] == [port]
+        manager.krayne("daemon", "stop")
+        assert not os.path.exists(unix)
+        assert manager.show("Result") == "success"
     finally:
         manager.krayne("sandbox", "down", code=None)
 
