@@ -111,6 +111,26 @@ class Connection:
         """Look at the settings and the kubeconfig now. A world they still lead to stays as it is."""
         self._poked.set()
 
+    @property
+    def lacks_plugin(self) -> bool:
+        """Whether a client's PATH could help: the credential plugin is not on ours."""
+        return self.link is not None and self.link.world.transport.lacks_plugin
+
+    def learn_path(self, path: str) -> bool:
+        """Take over a PATH that has the plugin ours lacks, and try again; whether it was taken."""
+        link = self.link
+        if not path or "\0" in path or link is None or not link.world.transport.learn_path(path):
+            return False
+        os.environ["PATH"] = path  # what is loaded later, and our successor
+        log.info("credential plugins are looked for in a client's PATH now: ours lacked one")
+        link.world.wake()
+        return True
+
+    async def changed(self, before: WorldState) -> None:
+        """Wait until the connection stands otherwise."""
+        while self.state == before:
+            await self._moved.wait()
+
     def keep_tunnels(self, seconds: float) -> None:
         """How long idle tunnels stay warm, in this world and the next."""
         self._tunnels = msgspec.structs.replace(self._tunnels, idle=seconds)

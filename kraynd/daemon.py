@@ -163,7 +163,13 @@ class Daemon:
         if given is not None and not self.handed.activated and not os.path.exists(path):
             given.close()  # nobody can reach it without its path
             given = None
-        return Server(methods.table(), path=path, inherited=given, keep_path=self.handed.activated)
+        return Server(
+            methods.table(),
+            path=path,
+            inherited=given,
+            keep_path=self.handed.activated,
+            wants=lambda: "path" if self.connection.lacks_plugin else "",
+        )
 
     def _restart(self) -> None:
         """Stop in order, with the doors left open for the program this process becomes."""

@@ -8,7 +8,7 @@ import errno
 import logging
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
@@ -55,8 +55,10 @@ class Server:
         path: str,
         inherited: socket.socket | None = None,
         keep_path: bool | None = None,
+        wants: Callable[[], str] = lambda: "",
     ) -> None:
         self.methods = methods
+        self.wants = wants  # of its clients (krayne.rpc.encode_result)
         self.replies = Replies()
         self.refused = 0
         self.turned_away = 0

@@ -6,7 +6,7 @@ connection; calls that change something are shielded and finish. Everything is b
 
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -34,6 +34,7 @@ class Host(Protocol):
 
     methods: Mapping[str, Method]
     replies: Replies
+    wants: Callable[[], str]
 
     def mutation_begins(self, scope: anyio.CancelScope) -> None:
         """A shielded call runs in `scope`."""
@@ -217,9 +218,9 @@ class Session:
             if isinstance(result, Upgrade):
                 upgrade = self._checked(result)
                 result = result.result
-            answer = rpc.encode_result(request.answer_id, result)
+            answer = rpc.encode_result(request.answer_id, result, self._host.wants())
         except KrayneError as error:
-            answer = rpc.encode_error(request.answer_id, error)
+            answer = rpc.encode_error(request.answer_id, error, self._host.wants())
         except Exception:  # the wall: a fault of ours in one call ends that call alone
             log.exception("%s failed", method.spec.name)
             fault = KrayneError(f"{method.spec.name} failed in the daemon", hint="krayne daemon logs")

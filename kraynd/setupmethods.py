@@ -23,6 +23,15 @@ class SetupMethods:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
+    async def daemon_path(self, call: Call, params: messages.PathParams) -> messages.PathTaken:
+        """Take over the caller's PATH where it has the credential plugin that ours lacks."""
+        before = self._connection.state
+        taken = self._connection.learn_path(params.path)
+        if taken:
+            with anyio.move_on_after(CONTACT_LIMIT):
+                await self._connection.changed(before)
+        return messages.PathTaken(taken=taken)
+
     async def setup_contexts(self, call: Call, params: messages.ContextsParams) -> messages.ContextList:
         """The contexts there are, and which is used."""
         settings = _settings()

@@ -41,6 +41,8 @@ from krayne.messages import (
     Metrics,
     NoParams,
     OpenParams,
+    PathParams,
+    PathTaken,
     Progress,
     Rendered,
     RenderParams,
@@ -97,6 +99,7 @@ METHODS = (
     MethodSpec("cluster.watch", "A snapshot, then `watch.event` notifications.", WatchParams, WatchStarted),
     MethodSpec("daemon.hello", "Who answers, and what it can do.", NoParams, Hello),
     MethodSpec("daemon.metrics", "What the daemon counts, as Prometheus text.", NoParams, Metrics),
+    MethodSpec("daemon.path", "Offer a PATH that has the credential plugin the daemon lacks.", PathParams, PathTaken),
     MethodSpec("daemon.reload", "Read the cluster files and settings again now.", NoParams, Done, True),
     MethodSpec(
         "daemon.restart", "Start the daemon anew in place; nobody is refused meanwhile.", RestartParams, Done, True

@@ -144,9 +144,12 @@ def decode_params(request: Request, params: type[P]) -> P:
         ) from error
 
 
-def encode_result(request_id: Id, result: Any) -> bytes:
-    """One answer line; an error line when the answer would be longer than a line may be."""
-    line = _encode({"jsonrpc": "2.0", "id": request_id, "result": result}) + b"\n"
+def encode_result(request_id: Id, result: Any, wants: str = "") -> bytes:
+    """One answer line; an error line when the answer would be longer than a line may be.
+
+    `wants`: what the daemon would like of its client; "path" is the PATH, for a credential plugin it does not find.
+    """
+    line = _encode({"jsonrpc": "2.0", "id": request_id, "result": result, **_meta(wants)}) + b"\n"
     if len(line) > LINE_LIMIT:
         return encode_error(
             request_id,
@@ -157,18 +160,22 @@ def encode_result(request_id: Id, result: Any) -> bytes:
     return line
 
 
-def encode_error(request_id: Id, error: KrayneError) -> bytes:
+def encode_error(request_id: Id, error: KrayneError, wants: str = "") -> bytes:
     """One error line. Codes: JSON-RPC's own for a bad request, else the exit code of the error's class."""
     code = error.code if isinstance(error, RequestError) else type(error).exit_code
     facts = {"kind": error.kind, "hint": error.hint, "retryable": error.retryable}
     said = {"code": code, "message": error.message[:MESSAGE_LIMIT], "data": {**error.data, **facts}}
     try:
-        line = _encode({"jsonrpc": "2.0", "id": request_id, "error": said}) + b"\n"
+        line = _encode({"jsonrpc": "2.0", "id": request_id, "error": said, **_meta(wants)}) + b"\n"
     except (TypeError, ValueError, RecursionError):
         line = b""
     if not line or len(line) > LINE_LIMIT:  # the details are what does not fit: the sentence always does
         line = _encode({"jsonrpc": "2.0", "id": request_id, "error": {**said, "data": facts}}) + b"\n"
     return line
+
+
+def _meta(wants: str) -> dict[str, dict[str, str]]:
+    return {"meta": {"wants": wants}} if wants else {}
 
 
 def encode_notification(method: str, params: msgspec.Struct) -> bytes:

@@ -32,6 +32,8 @@ class Connection:
         self._socket = connected
         self._rest = b""
         self._calls = 0
+        self.gives_path = True  # once, to a daemon that asks for it
+        self.path_taken = False
 
     def __enter__(self) -> Self:
         return self
@@ -66,6 +68,8 @@ class Connection:
             if answer.get("method") == "call.progress" and on_progress is not None:
                 on_progress(answer["params"]["cluster"])
             elif answer.get("id") in (self._calls, None) and "method" not in answer:
+                if self._gave_path(answer) and "error" in answer:  # perhaps of another cause: it is told then
+                    return self.call(method, params, seconds=seconds, on_progress=on_progress)
                 return result_of(answer)
 
     def render(self, params: dict[str, Any], *, seconds: float = VIEW_SECONDS) -> tuple[int, bytes, bytes]:
@@ -104,6 +108,16 @@ class Connection:
         except DaemonUnreachableError as error:
             return not error.retryable
         return True
+
+    def _gave_path(self, answer: dict[str, Any]) -> bool:
+        """Whether the daemon lacked a credential plugin that is on our PATH, and has it now."""
+        if not (self.gives_path and answer.get("meta") == {"wants": "path"}):
+            return False
+        self.gives_path = False
+        from krayne_client.pluginpath import give_path
+
+        self.path_taken = give_path()
+        return self.path_taken
 
     def _send(self, line: bytes) -> None:
         try:

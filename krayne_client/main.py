@@ -105,7 +105,8 @@ def _ask(line: bytes) -> int | None:
         connection.connect(paths.socket_path())
         connection.sendall(line)
         answer = _receive(connection.recv)
-    except (OSError, ValueError):  # no daemon, a silent one, or one that speaks otherwise: `cli` says which
+    # No daemon, a silent one, or one that says more (that it wants our PATH) or something else: `cli` sees to it.
+    except (OSError, ValueError):
         return None
     finally:
         connection.close()

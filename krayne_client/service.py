@@ -5,6 +5,7 @@ anything here twice changes nothing the second time.
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -68,14 +69,34 @@ def install() -> bool:
     if found and MARK not in found:
         raise KrayneError(f"{path} is there and not krayne's own", hint=f"move it away: mv {path} {path}.old")
     if found != wanted:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = path.with_name(f".{path.name}.new")
-        fresh.write_text(wanted)
-        fresh.replace(path)
+        _write(path, wanted)
     if sys.platform != "darwin":
         order("daemon-reload")
         order("enable", UNIT)
     return found != wanted
+
+
+def record_path() -> bool:
+    """Let the unit's PATH be this shell's, for the next start; whether it changed. Raises KrayneError."""
+    path = unit_path()
+    found = _read(path)
+    wanted = with_path(found)
+    if MARK not in found or wanted == found:
+        return False
+    _write(path, wanted)
+    if sys.platform != "darwin":
+        order("daemon-reload", check=False)
+    return True
+
+
+def with_path(unit: str, system: str = sys.platform) -> str:
+    """A unit or an agent with this shell's PATH for its own."""
+    value = os.environ.get("PATH", "")
+    if system == "darwin":
+        pattern, line = r"<key>PATH</key><string>.*?</string>", f"<key>PATH</key><string>{escape(value)}</string>"
+    else:
+        pattern, line = r'(?m)^Environment="PATH=.*$', f"Environment={_quoted(f'PATH={value}', dollars=False)}"
+    return re.sub(pattern, lambda _: line, unit) if value else unit
 
 
 def uninstall() -> bool:
@@ -184,6 +205,13 @@ def _read(path: Path) -> str:
         return path.read_text()
     except FileNotFoundError:
         return ""
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(f".{path.name}.new")
+    fresh.write_text(text)
+    fresh.replace(path)
 
 
 def _says(unit: str, name: str) -> bool:

@@ -15,7 +15,7 @@ from urllib.parse import quote
 import anyio
 
 from kraynd.core.model import Json
-from kraynd.kube.exec_plugin import PLUGIN_SECONDS, Credential, run_plugin
+from kraynd.kube.exec_plugin import MISSING, PLUGIN_SECONDS, Credential, finds, run_plugin
 from kraynd.kube.kubeconfig import Access, find_access, stamp
 from kraynd.kube.proxy import proxy_for
 from kraynd.kube.tls import authority, client_context
@@ -95,6 +95,21 @@ class ApiEndpoint:
         """Somebody may have logged in: forget that the plugin failed."""
         self._failure = (0.0, None)
 
+    @property
+    def lacks_plugin(self) -> bool:
+        """Whether the credential plugin was not found on our PATH when it was last looked for."""
+        failure = self._failure[1]
+        return failure is not None and MISSING in failure.data
+
+    def learn_path(self, path: str) -> bool:
+        """Look for plugins in this PATH from now on, if it has the one that ours lacks."""
+        environ = {**self._environ, "PATH": path}
+        if not self.lacks_plugin or not finds(self.access.user["exec"], environ, self.access.folder):
+            return False
+        self._environ = environ
+        self.retry()
+        return True
+
     def _context(self, access: Access) -> ssl.SSLContext | None:
         return client_context(access) if access.server.startswith("https") else None
 
@@ -162,7 +177,7 @@ class ApiEndpoint:
                 return known
             failed_at, failure = self._failure
             if failure is not None and 0 <= now - failed_at < PLUGIN_REST:
-                raise LoginNeededError(failure.message, hint=failure.hint)
+                raise LoginNeededError(failure.message, hint=failure.hint, data=failure.data)
             try:
                 made = await self._run_plugin()
             except LoginNeededError as error:

@@ -27,6 +27,7 @@ LINGER = 0.2  # seconds for the last bytes of a plugin that has ended while a gr
 REAP_SECONDS = 2.0  # for a killed plugin to be gone; one stuck in the kernel must not hold the loop
 EXPIRY_MARGIN = 60.0  # seconds before a credential's end at which a new one is fetched
 OUR_OWN = frozenset({"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"})
+MISSING = "missing_plugin"  # in an error's data: the program that was not found
 OUTPUT_LIMIT = 1024 * 1024  # bytes kept of each pipe; a credential is some KiB
 # A JWT anywhere, and whatever follows a word that announces a secret.
 TOKENS = re.compile(
@@ -88,6 +89,21 @@ async def run_plugin(
             f"the credential plugin {name} failed: {_said(words[-1]) if words else f'exit status {status}'}"
         )
     return _credential(name, bytes(out), wall())
+
+
+def finds(plugin: Json, environ: Mapping[str, str], cwd: str) -> bool:
+    """Whether the plugin's program is there in this environment."""
+    return _program(plugin, {**environ, **_added(plugin)}, cwd) is not None
+
+
+def _program(plugin: Json, environ: Mapping[str, str], cwd: str) -> str | None:
+    name = plugin["command"]
+    path = os.path.join(cwd, name) if "/" in name and not name.startswith("/") else name
+    return shutil.which(path, path=environ.get("PATH"))
+
+
+def _added(plugin: Json) -> dict[str, str]:
+    return {str(one["name"]): str(one["value"]) for one in plugin.get("env") or ()}
 
 
 def _said(line: str) -> str:
@@ -153,16 +169,15 @@ def _command(
     plugin: Json, cluster: Json | None, environ: Mapping[str, str], cwd: str
 ) -> tuple[list[str], dict[str, str]]:
     name = plugin["command"]
-    added = {str(one["name"]): str(one["value"]) for one in plugin.get("env") or ()}
     arguments = [str(one) for one in plugin.get("args") or ()]
     # What a service manager told us is not for the plugin: it must not speak in our name.
-    env = {name: value for name, value in environ.items() if name not in OUR_OWN} | added
-    path = os.path.join(cwd, name) if "/" in name and not name.startswith("/") else name
-    found = shutil.which(path, path=env.get("PATH"))
+    env = {name: value for name, value in environ.items() if name not in OUR_OWN} | _added(plugin)
+    found = _program(plugin, env, cwd)
     if found is None:
         raise LoginNeededError(
             f"the credential plugin {name} was not found; searched {env.get('PATH', '')}",
-            hint=str(plugin.get("installHint") or f"install {name}, or put its folder on the PATH of kraynd"),
+            hint=str(plugin.get("installHint") or f"install {name}, or use krayne in a shell that has it on its PATH"),
+            data={MISSING: name},
         )
     info: Json = {"apiVersion": plugin.get("apiVersion"), "kind": "ExecCredential", "spec": {"interactive": False}}
     if cluster is not None:

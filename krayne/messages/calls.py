@@ -29,6 +29,18 @@ class RestartParams(msgspec.Struct, frozen=True, kw_only=True):
     token: str = ""
 
 
+class PathParams(msgspec.Struct, frozen=True, kw_only=True):
+    """`path`: the caller's PATH, taken over if it has the credential plugin that the daemon's lacks."""
+
+    path: str = ""
+
+
+class PathTaken(msgspec.Struct, frozen=True, kw_only=True):
+    """`taken`: plugins are looked for in it from now on, and the connection was tried again."""
+
+    taken: bool
+
+
 class ListParams(msgspec.Struct, frozen=True, kw_only=True):
     """Neither field: your declared clusters anywhere, and all of the context's own namespace."""
 

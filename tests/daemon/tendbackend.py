@@ -32,6 +32,9 @@ class SetupMemory:
         self.used = "one"
         self.condition = "ready"
 
+    async def daemon_path(self, call: Call, params: messages.PathParams) -> messages.PathTaken:
+        return messages.PathTaken(taken=False)
+
     async def setup_contexts(self, call: Call, params: messages.ContextsParams) -> messages.ContextList:
         found = [messages.ContextView(name=one, server=f"https://{one}", used=one == self.used) for one in NAMES]
         return messages.ContextList(files=(params.kubeconfig or "/k",), contexts=tuple(found))

@@ -76,6 +76,13 @@ def test_the_agent_says_what_launchd_needs(monkeypatch: pytest.MonkeyPatch) -> N
     assert agent.keys() == known, "no Sockets: launchd would accept while the daemon cannot start"
 
 
+@pytest.mark.parametrize("system", ["linux", "darwin"])
+def test_another_path_is_recorded_and_nothing_else_changes(monkeypatch: pytest.MonkeyPatch, system: str) -> None:
+    before = service.render(system)
+    monkeypatch.setenv("PATH", f"/opt/new & \\1 $x:{os.environ['PATH']}")
+    assert before != service.render(system) == service.with_path(before, system)
+
+
 @pytest.mark.skipif(sys.platform == "darwin", reason="systemd's")
 def test_install_twice_and_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log = fake_systemctl(tmp_path, monkeypatch)
