@@ -112,6 +112,7 @@ class Clients:
         self.refusal = ""  # what the pod or the API said to the last stream; empty once one answered
         self.last_error = ""
         self.total = 0
+        self.waited = 0
         self.refused = 0
         self.foreign = 0
         self.blocked_requests = 0
@@ -275,6 +276,7 @@ class Clients:
             self._drop(connection, f"more than {self._ground.hold.connections} connections wait: {self._why()}")
             return
         self._held[connection] = None
+        self.waited += 1
         connection.wait()
         self._limit_newcomers()
         self.tasks.start_soon(self._wait_for_stream, connection)

@@ -27,7 +27,7 @@ from kraynd.core.pods import head_target
 from kraynd.forwards import Forwards, ForwardSpec, HoldSettings
 from kraynd.idling import Idling
 from kraynd.kube.tunnel import TunnelSettings
-from kraynd.lasting import DescriptorStore, follow_upgrades
+from kraynd.lasting import DescriptorStore, follow_upgrades, installed
 from kraynd.local import handover, system
 from kraynd.local.desired import Desired
 from kraynd.local.handover import Handed
@@ -143,7 +143,7 @@ class Daemon:
                 root.start_soon(system.watch_sleep, self._woke)
                 root.start_soon(system.feed_watchdog)
                 root.start_soon(self.store.release_leftovers)
-                root.start_soon(follow_upgrades, self._is_idle, self._restart)
+                root.start_soon(follow_upgrades, self._is_idle, self._restart, installed)
                 await self._stop.wait()
                 self.store.leave()
                 system.notify("RELOADING=1" if self.kept is not None else "STOPPING=1")

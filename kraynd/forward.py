@@ -205,6 +205,7 @@ class Forward:
             connections=clients.streaming,
             held=clients.held,
             total=clients.total,
+            waited=clients.waited,
             refused=clients.refused,
             foreign=clients.foreign,
             blocked=clients.blocked_requests,

@@ -70,12 +70,14 @@ class DescriptorStore:
             handover.forget(name)
 
 
-async def follow_upgrades(is_idle: Callable[[], bool], restart: Callable[[], None]) -> None:
+async def follow_upgrades(
+    is_idle: Callable[[], bool], restart: Callable[[], None], look: Callable[[], str], every: float = UPGRADE_CHECK
+) -> None:
     """Restart into another installed version, once two looks agree on it and nobody's stream is open."""
-    running = before = installed()
+    running = before = look()
     while True:
-        await anyio.sleep(UPGRADE_CHECK)
-        now = installed()
+        await anyio.sleep(every)
+        now = look()
         if now and now != running and now == before and is_idle():
             restart()
             return

@@ -13,6 +13,7 @@ from krayne.messages import DaemonStatus
 FORWARDS: tuple[tuple[str, Callable[[ForwardState], float], str], ...] = (
     ("open_connections", lambda one: one.connections, "Connections with a stream into the pod now."),
     ("held_connections", lambda one: one.held, "Connections that wait for a stream now."),
+    ("held_total", lambda one: one.waited, "Connections that ever had to wait for a stream."),
     ("connections_total", lambda one: one.total, "Connections ever let in."),
     ("refused_total", lambda one: one.refused, "Connections reset: too many, waited too long, or not to be served."),
     ("foreign_total", lambda one: one.foreign, "Connections of other users, refused."),

@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
@@ -18,7 +19,14 @@ UNIT = "kraynd.service"
 LABEL = "dev.krayne.kraynd"
 MARK = "krayne daemon install"  # in every unit of ours
 MANAGER_SECONDS = 60.0  # what one order to the service manager may take
-RECORDED = ("PATH", "KRAYNE_HOME", "KRAYNE_SOCKET", "KUBECONFIG")  # a service starts with next to no environment
+# A service starts with next to no environment. This is recorded of the shell's: where things are, what credential
+# plugins go by, the way out. Never what is itself a secret.
+RECORDED = (
+    "PATH", "KRAYNE_HOME", "KRAYNE_SOCKET", "KUBECONFIG",
+    "AWS_PROFILE", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE",
+    "AZURE_CONFIG_DIR", "CLOUDSDK_CONFIG", "CLOUDSDK_ACTIVE_CONFIG_NAME", "GOOGLE_APPLICATION_CREDENTIALS",
+    "HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy",
+)  # fmt: skip
 
 
 def unit_path(system: str = sys.platform) -> Path:
@@ -32,17 +40,44 @@ def unit_path(system: str = sys.platform) -> Path:
 
 def render(system: str = sys.platform) -> str:
     """The unit or the agent for this installation and this environment."""
-    command = service_command()
-    environ = {name: value for name in RECORDED if (value := os.environ.get(name))}
+    environ = {name: value for name in RECORDED if (value := os.environ.get(name)) and not _is_secret(name, value)}
     if system == "darwin":
-        text = _template(f"{LABEL}.plist")
-        words = "".join(f"<string>{escape(word)}</string>" for word in command)
-        pairs = "".join(f"<key>{name}</key><string>{escape(value)}</string>" for name, value in environ.items())
-        filled = text.replace("@COMMAND@", words).replace("@ENVIRONMENT@", pairs)
-        return filled.replace("<plist ", f"<!-- written by {MARK} -->\n<plist ", 1)
-    lines = "\n".join(f"Environment={_quoted(f'{name}={value}', dollars=False)}" for name, value in environ.items())
-    text = _template(UNIT).replace("@COMMAND@", " ".join(_quoted(word) for word in command))
-    return text.replace("@ENVIRONMENT@", lines)
+        return _agent(service_command(), environ)
+    return _unit(
+        " ".join(_quoted(word) for word in service_command()),
+        [f"Environment={_quoted(f'{name}={value}', dollars=False)}" for name, value in environ.items()],
+    )
+
+
+def renewed(found: str, system: str = sys.platform) -> str:
+    """A unit of ours as this version writes it: what it recorded stays, and its program while that is there."""
+    if system == "darwin":
+        import plistlib
+
+        agent = plistlib.loads(found.encode())
+        command = [str(word) for word in agent["ProgramArguments"]]
+        return _agent(command if os.path.exists(command[0]) else service_command(), agent["EnvironmentVariables"])
+    lines = found.splitlines()
+    command_line = next((one.removeprefix("ExecStart=") for one in lines if one.startswith("ExecStart=")), "")
+    if not os.path.exists(command_line.lstrip('"').split('"')[0]):
+        command_line = " ".join(_quoted(word) for word in service_command())
+    return _unit(command_line, [one for one in lines if one.startswith("Environment=")])
+
+
+def _unit(command: str, environment: Sequence[str]) -> str:
+    return _template(UNIT).replace("@COMMAND@", command).replace("@ENVIRONMENT@", "\n".join(environment))
+
+
+def _agent(command: Sequence[str], environ: Mapping[str, str]) -> str:
+    words = "".join(f"<string>{escape(word)}</string>" for word in command)
+    pairs = "".join(f"<key>{name}</key><string>{escape(value)}</string>" for name, value in environ.items())
+    filled = _template(f"{LABEL}.plist").replace("@COMMAND@", words).replace("@ENVIRONMENT@", pairs)
+    return filled.replace("<plist ", f"<!-- written by {MARK} -->\n<plist ", 1)
+
+
+def _is_secret(name: str, value: str) -> bool:
+    """A proxy's address may hold a password."""
+    return name.lower().endswith("_proxy") and "@" in value
 
 
 def service_command() -> list[str]:
@@ -68,6 +103,11 @@ def install() -> bool:
     found, wanted = _read(path), render()
     if found and MARK not in found:
         raise KrayneError(f"{path} is there and not krayne's own", hint=f"move it away: mv {path} {path}.old")
+    if not reachable():
+        raise KrayneError(
+            "no service manager of yours answers here, as in containers, under su and in some WSL",
+            hint="krayne daemon start runs the daemon without one",
+        )
     if found != wanted:
         _write(path, wanted)
     if sys.platform != "darwin":
@@ -118,15 +158,23 @@ def uninstall() -> bool:
 
 
 def start() -> None:
-    """Start the service; a unit of ours that no longer fits this installation is written anew. Raises KrayneError."""
+    """Start the service; a unit that an older version wrote, or whose program is gone, is written anew first.
+
+    Raises KrayneError.
+    """
+    path = unit_path()
+    found = _read(path)
+    stale = bool(found) and renewed(found) != found
+    if stale:
+        _write(path, renewed(found))
     if sys.platform == "darwin":
         _run("launchctl", "bootstrap", _domain(), str(unit_path()))  # fails when it is loaded already, which is fine
         done = _run("launchctl", "kickstart", _domain(LABEL))
         if done.returncode:
             raise KrayneError(f"launchd does not start the daemon: {_said(done)}", hint="krayne daemon run")
         return
-    if not _runs_something(_read(unit_path())):
-        install()
+    if stale:
+        order("daemon-reload")
     order("reset-failed", UNIT, check=False)
     order("start", UNIT)
 
@@ -220,13 +268,6 @@ def _says(unit: str, name: str) -> bool:
     if not value:
         return f'"{name}=' not in unit and f"<key>{name}</key>" not in unit
     return _quoted(f"{name}={value}", dollars=False) in unit or f"<key>{name}</key><string>{escape(value)}<" in unit
-
-
-def _runs_something(unit: str) -> bool:
-    """Whether the program the unit starts is still there."""
-    line = next((one for one in unit.splitlines() if one.startswith("ExecStart=")), "")
-    program = line.removeprefix("ExecStart=").lstrip('"').split('"')[0]
-    return os.path.exists(program)
 
 
 def _quoted(text: str, *, dollars: bool = True) -> str:

@@ -31,10 +31,10 @@ class ForwardSpec(msgspec.Struct, frozen=True):
 class ForwardState(msgspec.Struct, frozen=True, kw_only=True):
     """What a forward is. `since` is unix time of the last change of `state`.
 
-    `connections` have a stream now, `held` wait for one, `total` were ever let in. `refused` were reset because they
-    were too many, waited too long or could not be served; `foreign` were other users'; `blocked` are requests of web
-    pages. `bytes_in` went to local clients, `bytes_out` came from them. `reconnects` counts connections given another
-    stream in place of a lost one.
+    `connections` have a stream now, `held` wait for one; ever, `total` were let in and `waited` held. `refused` were
+    reset because they were too many, waited too long or could not be served; `foreign` were other users'; `blocked` are
+    requests of web pages. `bytes_in` went to local clients, `bytes_out` came from them. `reconnects` counts connections
+    given another stream in place of a lost one.
     """
 
     key: ForwardKey
@@ -45,6 +45,7 @@ class ForwardState(msgspec.Struct, frozen=True, kw_only=True):
     connections: int = 0
     held: int = 0
     total: int = 0
+    waited: int = 0
     refused: int = 0
     foreign: int = 0
     blocked: int = 0

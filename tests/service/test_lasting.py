@@ -2,10 +2,11 @@
 
 import socket
 
+import anyio
 import pytest
 
 from kraynd.core.model import ForwardKey
-from kraynd.lasting import DescriptorStore
+from kraynd.lasting import DescriptorStore, follow_upgrades
 from kraynd.local.handover import Door, forward_name
 from tests.service.test_restart import Manager, manager
 
@@ -25,6 +26,18 @@ class Doors:
 
     def keep_path(self, key: ForwardKey) -> None:
         self.kept.append(key)
+
+
+@pytest.mark.anyio
+async def test_an_upgrade_is_taken_when_it_is_whole_and_nobody_is_connected() -> None:
+    """Seen once it may be half written; gone for a moment it is being replaced; while streams are open it waits."""
+    looks = iter(["1", "1", "2", "", "2", "2", "2", "2"])
+    idle = iter([False, True])
+    done: list[str] = []
+    with anyio.fail_after(60):
+        await follow_upgrades(lambda: next(idle), lambda: done.append("restart"), lambda: next(looks), every=0)
+    assert done == ["restart"]
+    assert list(looks) == ["2"], "not before two looks in a row agreed, and nobody was connected"
 
 
 def test_what_closes_is_taken_out_unless_the_process_ends(manager: Manager, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,9 @@ import plistlib
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,8 +21,9 @@ ODD_PATH = '/usr/bin:/opt/with space/100%:/a"b'
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("PATH", f"{ODD_PATH}:{os.environ['PATH']}")
-    for name in ("XDG_CONFIG_HOME", "KRAYNE_HOME", "KRAYNE_SOCKET", "SUDO_USER", "KUBECONFIG"):
-        monkeypatch.delenv(name, raising=False)
+    for name in ("XDG_CONFIG_HOME", "SUDO_USER", *service.RECORDED):
+        if name != "PATH":
+            monkeypatch.delenv(name, raising=False)
     return tmp_path
 
 
@@ -61,6 +64,39 @@ def test_the_unit_records_the_path_literally() -> None:
     assert "WatchdogSec=60" in unit
 
 
+def test_what_credential_plugins_go_by_is_recorded_and_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_PROFILE", "research")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary-1")
+    monkeypatch.setenv("NO_PROXY", "10.0.0.0/8")
+    monkeypatch.setenv("HTTPS_PROXY", "http://me:canary-2@proxy:3128")
+    for system in ("linux", "darwin"):
+        text = service.render(system)
+        assert "research" in text
+        assert "10.0.0.0/8" in text
+        assert "canary" not in text
+
+
+# Of launchd.plist(5): each key we use, and what its value may be.
+LAUNCHD: dict[str, Callable[[Any], bool]] = {
+    "Label": lambda it: isinstance(it, str) and it != "",
+    "ProgramArguments": lambda it: isinstance(it, list) and it != [] and all(isinstance(one, str) for one in it),
+    "EnvironmentVariables": lambda it: all(isinstance(one, str) for pair in it.items() for one in pair),
+    "RunAtLoad": lambda it: isinstance(it, bool),
+    "KeepAlive": lambda it: isinstance(it, bool) or all(isinstance(one, bool) for one in it.values()),
+    "ProcessType": lambda it: it in ("Background", "Standard", "Adaptive", "Interactive"),
+    "Umask": lambda it: isinstance(it, int) and not isinstance(it, bool),
+}
+KEEP_ALIVE = {"SuccessfulExit", "NetworkState", "PathState", "OtherJobEnabled", "Crashed", "AfterInitialDemand"}
+
+
+def test_each_key_of_the_agent_is_one_of_launchds_with_a_value_of_its_type() -> None:
+    agent = plistlib.loads(service.render("darwin").encode(), fmt=plistlib.FMT_XML)
+    for key, value in agent.items():
+        assert LAUNCHD[key](value), (key, value)
+    assert agent["KeepAlive"].keys() <= KEEP_ALIVE
+    assert service.unit_path("darwin").name == f"{agent['Label']}.plist", "its file is called so"
+
+
 def test_the_agent_says_what_launchd_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KRAYNE_HOME", "/tmp/a&b")
     agent = plistlib.loads(service.render("darwin").encode())
@@ -89,7 +125,8 @@ def test_install_twice_and_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert service.install()
     assert not service.install()
     assert service.installed()
-    assert log.read_text().splitlines()[:2] == ["--user daemon-reload", f"--user enable {service.UNIT}"]
+    orders = [one for one in log.read_text().splitlines() if " show " not in one]
+    assert orders[:2] == ["--user daemon-reload", f"--user enable {service.UNIT}"]
     assert service.uninstall()
     assert not service.uninstall()
     assert not service.unit_path().exists()
@@ -114,6 +151,31 @@ def test_the_service_of_another_home_is_not_ours(tmp_path: Path, monkeypatch: py
     assert service.installed()
     monkeypatch.delenv("KRAYNE_HOME")
     assert not service.installed()
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="systemd's")
+def test_without_a_manager_nothing_is_written_and_the_other_way_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_systemctl(tmp_path, monkeypatch)
+    (tmp_path / "bin" / "systemctl").write_text("#!/bin/sh\necho Failed to connect to bus >&2\nexit 1\n")
+    with pytest.raises(KrayneError, match="no service manager") as told:
+        service.install()
+    assert "krayne daemon start" in told.value.hint
+    assert not service.unit_path().exists()
+
+
+@pytest.mark.parametrize("system", ["linux", "darwin"])
+def test_what_an_older_version_wrote_is_renewed_with_what_it_recorded(
+    monkeypatch: pytest.MonkeyPatch, system: str
+) -> None:
+    now = service.render(system)
+    older = now.replace("WatchdogSec=60", "WatchdogSec=30").replace("Interactive", "Background")
+    assert older != now
+    monkeypatch.setenv("PATH", "/another/shell")
+    monkeypatch.setenv("AWS_PROFILE", "another")
+    assert service.renewed(older, system) == now
+    assert service.renewed(now, system) == now
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="systemd's")

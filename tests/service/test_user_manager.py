@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from krayne_client.connection import Connection
+from tests.service.test_reload import kubeconfig
 from tests.service.test_restart import Visitors
 from tests.service.usermanager import NEEDS_SYSTEMD, UNIT, UserManager, user_manager
 
@@ -154,6 +155,35 @@ def test_another_shells_path_is_taken_over_by_a_restart(manager: UserManager) ->
     pid = manager.daemon()
     manager.krayne("daemon", "restart")
     assert manager.daemon() == pid, "in place: nothing differs any more"
+
+
+def test_a_plugin_is_found_by_the_way_runs_under_the_units_hardening_and_is_found_again_after_a_kill(
+    manager: UserManager, tmp_path: Path
+) -> None:
+    version = "client.authentication.k8s.io/v1"
+    answer = {"apiVersion": version, "kind": "ExecCredential", "status": {"token": "none"}}
+    folder = tmp_path / "plugins"
+    folder.mkdir()
+    plugin = folder / "cloud-login"
+    plugin.write_text(f"#!/bin/sh\necho run >> {folder}/runs\nmkdir -p ~/.cache/cloud\necho '{json.dumps(answer)}'\n")
+    plugin.chmod(0o700)
+    config = kubeconfig("https://127.0.0.1:1")
+    config["users"][0]["user"] = {"exec": {"apiVersion": version, "command": plugin.name}}
+    (manager.home / ".kube").mkdir()
+    (manager.home / ".kube" / "config").write_text(json.dumps(config))
+    manager.until("the plugin missed", lambda: f"{plugin.name} was not found" in manager.krayne("status"))
+
+    manager.environ["PATH"] += f":{folder}"
+    manager.krayne("ls")
+    manager.until("the plugin run", lambda: (folder / "runs").exists())
+    assert (manager.home / ".cache" / "cloud").is_dir()
+    assert "was not found" not in manager.krayne("status")
+
+    (folder / "runs").unlink()
+    pid = manager.daemon()
+    manager.signal("KILL")
+    manager.until("another daemon", lambda: manager.daemon() not in (0, pid))
+    manager.until("the plugin run", lambda: (folder / "runs").exists())
 
 
 def environment(manager: UserManager) -> bytes:
