@@ -49,7 +49,7 @@ from krayne.messages import API_OLDEST, API_VERSION, ClientVersions
 
 log = logging.getLogger("kraynd")
 
-STOP_SECONDS = 5.0  # what an orderly stop may take before it is cut short
+SAVE_SECONDS = 1.0  # for the last words to the disk; with the server's grace a stop takes 5 s at most
 SAVE_EVERY = 0.2  # seconds a newly given port may wait to be written with others
 
 
@@ -153,7 +153,7 @@ class Daemon:
                     self.forwards.close()
                 root.cancel_scope.cancel()
         finally:
-            with anyio.CancelScope(shield=True), anyio.move_on_after(STOP_SECONDS):
+            with anyio.CancelScope(shield=True), anyio.move_on_after(SAVE_SECONDS):
                 await self.memory.save()
             remove_quietly(paths.daemon_file())
             log.info("stopped")

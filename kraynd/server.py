@@ -30,7 +30,7 @@ from krayne.errors import KrayneError, StateError
 
 log = logging.getLogger("kraynd.server")
 
-GRACE_SECONDS = 4.0  # what calls that change something get to finish when the daemon stops
+GRACE_SECONDS = 3.0  # what calls that change something get to finish when the daemon stops
 ACCEPT_PAUSE = 0.1  # out of descriptors: no event tells when there are some again
 PATH_CHECK_SECONDS = 60.0  # how long a daemon whose socket was replaced may go on unheard
 _ACCEPT_FAULTS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ECONNABORTED}

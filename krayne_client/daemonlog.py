@@ -1,4 +1,4 @@
-"""`krayne daemon logs`: the journal of our unit where that runs, else the rotated file. Becomes what reads it.
+"""`krayne daemon logs`: the journal where our unit is installed, else the rotated file. Becomes what reads it.
 
 Never asks the daemon: its log is wanted most when it is gone.
 """
@@ -9,6 +9,7 @@ from krayne import paths
 from krayne.errors import KrayneError, UsageError
 
 LINES = 200  # the last ones, when no number is asked for
+JOURNAL = "/run/systemd/journal/stdout"  # where a unit's output goes, if there is a journal
 
 
 def read_log(lines: str | None, *, follow: bool) -> int:
@@ -24,7 +25,8 @@ def reader(lines: str, *, follow: bool) -> list[str]:
     from krayne_client import service
 
     path = paths.log_file()
-    if service.installed() and service.active():
+    # Also of a unit that does not run: its last words are there.
+    if service.installed() and os.path.exists(JOURNAL):
         return ["journalctl", "--user", "-u", service.UNIT, "--no-pager", "-n", lines, *(["-f"] if follow else [])]
     if not os.path.exists(path):
         raise KrayneError(f"there is no log at {path} yet", hint="krayne daemon start")

@@ -15,6 +15,7 @@ from krayne_client.grammar import Grammar
 OK, WARN, FAIL = "ok", "warn", "fail"
 LOOK_SECONDS = 90.0  # the look at Kubernetes: a credential plugin alone may take a minute
 ASK_SECONDS = 10.0
+LINGERING = "/var/lib/systemd/linger"  # a file for each user whose services outlast their last logout
 _PAINT = {OK: "32", WARN: "33", FAIL: "31"}
 
 Check = dict[str, str]
@@ -151,14 +152,26 @@ def _match(view: dict[str, Any]) -> Check:
 
 
 def _unit() -> Check:
-    places = (
-        os.path.expanduser("~/.config/systemd/user/kraynd.service"),
-        os.path.expanduser("~/Library/LaunchAgents/dev.krayne.kraynd.plist"),
-    )
-    for path in places:
-        if os.path.exists(path):
-            return _check("service", OK, f"installed as {path}")
-    return _check("service", OK, "not installed; the daemon is started when it is needed")
+    """The unit, whether what it starts is there, and how long it lasts."""
+    from krayne_client import service
+
+    path = service.unit_path()
+    if not path.exists():
+        return _check("service", OK, "not installed; the daemon is started when it is needed")
+    said = f"installed as {path}"
+    if not service.installed():
+        return _check("service", WARN, f"{said}, for another home or by another hand", "krayne daemon install")
+    if service.renewed(path.read_text()) != path.read_text():
+        return _check("service", WARN, f"{said}, by another version of krayne", "krayne daemon restart")
+    if sys.platform != "darwin" and not os.path.exists(f"{LINGERING}/{_user()}"):
+        said += "; ends at the last logout (loginctl enable-linger keeps it)"
+    return _check("service", OK, said)
+
+
+def _user() -> str:
+    import pwd
+
+    return pwd.getpwuid(os.getuid()).pw_name
 
 
 def _ssh_config() -> Check:

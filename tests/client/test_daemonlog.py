@@ -1,7 +1,7 @@
-"""`krayne daemon logs` as a process: how many lines, on across a rotation, and the journal where our unit runs."""
+"""`krayne daemon logs` as a process: how many lines, on across a rotation; and when it is the journal's."""
 
-import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,12 +9,10 @@ import anyio
 import pytest
 from anyio import to_thread
 
+from krayne_client import daemonlog, service
 from tests.client.test_cli import RUN, Shell
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
-# A service manager and a journal as far as they are asked here: they say what they were asked.
-SYSTEMCTL = '#!/bin/sh\n[ "$2" = is-active ] && echo active\n'
-JOURNALCTL = '#!/bin/sh\necho "$@"\n'
 
 
 @pytest.fixture
@@ -54,16 +52,24 @@ async def test_following_goes_on_in_the_new_file(following: "subprocess.Popen[st
         assert await to_thread.run_sync(following.stdout.readline) == "four\n"
 
 
-async def test_the_journal_where_our_unit_runs(alone: Shell, log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    programs = alone.folder / "bin"
-    programs.mkdir()
-    for name, text in (("systemctl", SYSTEMCTL), ("journalctl", JOURNALCTL)):
-        (programs / name).write_text(text)
-        (programs / name).chmod(0o755)
-    monkeypatch.setenv("HOME", str(alone.folder))
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(alone.folder / "config"))
-    monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
-    unit = alone.folder / "config" / "systemd" / "user" / "kraynd.service"
+@pytest.mark.skipif(sys.platform == "darwin", reason="systemd's")
+def test_the_journal_where_our_unit_is_installed_and_there_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It need not run: why it does not is what one wants to read."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("KRAYNE_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    file = tmp_path / "home" / "logs" / "kraynd.log"
+    file.parent.mkdir(parents=True)
+    file.write_text("of an earlier day\n")
+    monkeypatch.setattr(daemonlog, "JOURNAL", str(tmp_path / "journal"))
+    unit = service.unit_path()
     unit.parent.mkdir(parents=True)
-    unit.write_text((await alone.run("daemon install --dry-run"))[1])
-    assert (await alone.run("daemon logs -f -n 7"))[1] == "--user -u kraynd.service --no-pager -n 7 -f\n"
+    unit.write_text(service.render())
+    assert daemonlog.reader("7", follow=True) == ["tail", "-n", "7", "-F", str(file)]
+    (tmp_path / "journal").touch()
+    journal = ["journalctl", "--user", "-u", "kraynd.service", "--no-pager", "-n", "7", "-f"]
+    assert daemonlog.reader("7", follow=True) == journal
+    unit.unlink()
+    assert daemonlog.reader("7", follow=False) == ["tail", "-n", "7", str(file)]

@@ -13,6 +13,7 @@ import pytest
 
 from krayne.errors import KrayneError
 from krayne_client import service
+from krayne_client.commands import doctoring
 
 ODD_PATH = '/usr/bin:/opt/with space/100%:/a"b'
 
@@ -176,6 +177,21 @@ def test_what_an_older_version_wrote_is_renewed_with_what_it_recorded(
     monkeypatch.setenv("AWS_PROFILE", "another")
     assert service.renewed(older, system) == now
     assert service.renewed(now, system) == now
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="systemd's")
+def test_doctor_knows_how_the_unit_stands(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(doctoring, "LINGERING", str(tmp_path / "linger"))
+    path = service.unit_path()
+    assert "not installed" in doctoring._unit()["detail"]
+    path.parent.mkdir(parents=True)
+    path.write_text(service.render())
+    assert doctoring._unit()["state"] == "ok"
+    assert "ends at the last logout" in doctoring._unit()["detail"]
+    path.write_text(service.render().replace("WatchdogSec=60", "WatchdogSec=30"))
+    assert "another version" in doctoring._unit()["detail"]
+    monkeypatch.setenv("KRAYNE_HOME", str(tmp_path / "other"))
+    assert "another home" in doctoring._unit()["detail"]
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="systemd's")

@@ -142,7 +142,28 @@ def test_reloaded_it_takes_the_settings_and_stays(manager: UserManager) -> None:
     manager.until("active again", lambda: manager.show("ActiveState") == "active")
     assert manager.daemon() == pid
     manager.until("the new settings", lambda: "locks.web is off" in manager.krayne("status"))
-    assert manager.krayne("daemon", "logs", "-n", "50").strip()
+    assert "serving" in manager.krayne("daemon", "logs", "-n", "50")
+
+
+def test_a_socket_unit_starts_it_and_keeps_its_path(manager: UserManager) -> None:
+    """For who wants it; here beside the home that the manager's user has, so it listens where the daemon would."""
+    path = manager.api.removeprefix(f"/proc/{manager.pid}/root")
+    manager.krayne("daemon", "stop")
+    text = (Path(__file__).parents[2] / "systemd" / "kraynd.socket").read_text()
+    unit = manager.home / ".config" / "systemd" / "user" / "kraynd.socket"
+    unit.write_text(text.replace("%t/krayne/kraynd.sock", path))
+    manager.systemctl("daemon-reload")
+    manager.systemctl("start", "kraynd.socket")
+    outside = f"/proc/{manager.pid}/root{path}"
+    for _ in range(2):
+        assert manager.show("ActiveState") == "inactive"
+        assert os.path.exists(outside)
+        with socket.socket(socket.AF_UNIX) as one:
+            one.settimeout(120)
+            one.connect(outside)
+            with Connection(one) as found:
+                assert found.call("daemon.hello", seconds=120)["pid"] == manager.daemon()
+        manager.systemctl("stop", UNIT)
 
 
 def test_another_shells_path_is_taken_over_by_a_restart(manager: UserManager) -> None:
