@@ -22,7 +22,7 @@ from kraynd.metering import measured
 from kraynd.offers import Offer, offers
 from kraynd.parts import Parts
 from kraynd.reconciler import ClusterState
-from kraynd.views import cluster_details, cluster_view, forward_view, service_view
+from kraynd.views import cluster_details, cluster_view, forward_view, service_view, ssh_user
 from krayne import messages, paths
 from krayne.config import ClusterConfig
 from krayne.errors import (
@@ -206,7 +206,8 @@ class Showing:
     def _forward(self, state: ForwardState) -> ForwardView:
         service = extra_service(state.remote_port)
         shown = Service(state.key.service, state.remote_port, service.scheme)
-        return forward_view(state, service_url(shown, state.key.cluster, state.local_port))
+        user = ssh_user(self._parts.reports.get(state.key.cluster_key))
+        return forward_view(state, service_url(shown, state.key.cluster, state.local_port, user))
 
     def _live(self, key: ClusterKey) -> Json | None:
         link = self._parts.connection.link

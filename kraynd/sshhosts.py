@@ -4,12 +4,13 @@ A key is believed when the head pod's own report brought it over the API server'
 for that pod: another pod's old key is forgotten as soon as the new pod is known.
 """
 
+import os
 from collections.abc import Callable, Mapping
 
 from kraynd.core import sshconfig
 from kraynd.core.bootstrap import ServiceReport
 from kraynd.core.model import SSH, ClusterKey
-from kraynd.core.sshconfig import Host
+from kraynd.core.sshconfig import Host, Known
 from kraynd.local.sshfiles import SshFiles
 from kraynd.parts import Parts
 from kraynd.showing import Showing
@@ -35,9 +36,14 @@ class SshHosts:
         keys = {*self._parts.reconciler.statuses, *self._parts.desired.snapshot.clusters}
         self._hosts = sshconfig.chosen(host for key in keys if (host := self._host(key)) is not None)
         # Keys of clusters that are not seen yet stay: a daemon that starts has not heard of all.
-        self._keys.update({sshconfig.full_alias(one.key): (one.host_key, one.pod) for one in self._hosts})
+        self._keys.update(
+            {sshconfig.full_alias(one.key): Known(one.host_key, one.pod, one.user) for one in self._hosts}
+        )
         try:
-            config = sshconfig.config_text(self._hosts, self._names(), paths.known_hosts_file())
+            identity = paths.sandbox_identity()
+            config = sshconfig.config_text(
+                self._hosts, self._names(), paths.known_hosts_file(), identity if os.path.exists(identity) else ""
+            )
         except StateError as error:
             self._files.trouble = error.message
             return
@@ -45,7 +51,7 @@ class SshHosts:
 
     def reported(self, key: ClusterKey) -> None:
         """A head pod said something: its key must be in place before anybody hears that ssh is ready."""
-        if self._told(key):
+        if self._told(key) is not None:
             self.refresh()
 
     def show(self, name: str | None, namespace: str | None) -> messages.SshHosts:
@@ -80,13 +86,13 @@ class SshHosts:
         if offer is None:
             return None
         port, pod, told = self._showing.local_port(offer.key), self._pods(key), self._told(key)
-        if told and pod:
-            return Host(key, port, told, pod)
-        kept, by = self._keys.get(sshconfig.full_alias(key), ("", ""))
+        if told is not None and pod:
+            return Host(key, port, told.host_key, pod, sshconfig.login_user(told.user))
+        kept = self._keys.get(sshconfig.full_alias(key), Known("", ""))
         # While no head is known (a daemon that starts, an API server that is away) what was known holds.
-        return Host(key, port, kept, by) if kept and pod in ("", by) else Host(key, port)
+        return Host(key, port, *kept) if kept.host_key and pod in ("", kept.pod) else Host(key, port)
 
-    def _told(self, key: ClusterKey) -> str:
-        """The host key in the report of the pod of the moment."""
+    def _told(self, key: ClusterKey) -> ServiceReport | None:
+        """The report of the pod of the moment, when it brings a host key."""
         report: ServiceReport | None = self._parts.reports.get(key, {}).get(SSH.name)
-        return report.host_key if report is not None and sshconfig.is_host_key(report.host_key) else ""
+        return report if report is not None and sshconfig.is_host_key(report.host_key) else None

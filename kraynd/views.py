@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 
 from kraynd.core.bootstrap import ServiceReport
 from kraynd.core.model import CODE_SERVER, NOTEBOOK, SSH, service_url
+from kraynd.core.sshconfig import login_user
 from kraynd.forwards import ForwardState
 from kraynd.offers import Offer
 from kraynd.reconciler import ClusterState
@@ -32,10 +33,16 @@ def service_view(
 ) -> ServiceView:
     """One service's row. `local_port` 0: none yet. `reports` None: the pod was not asked yet; empty: it did not say."""
     service = offer.service
-    url = service_url(service, offer.key.cluster, local_port) if local_port and offer.on else ""
+    url = service_url(service, offer.key.cluster, local_port, ssh_user(reports)) if local_port and offer.on else ""
     state, reason = _service_state(offer, forward, reports)
     listening = forward is not None and forward.listening
     return ServiceView(service.name, service.remote_port, local_port, url, state, reason, listening)
+
+
+def ssh_user(reports: Mapping[str, ServiceReport] | None) -> str:
+    """Who logs in by ssh, as far as the pod told."""
+    report = (reports or {}).get(SSH.name)
+    return login_user(report.user if report is not None else "")
 
 
 def _service_state(

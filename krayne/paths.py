@@ -49,6 +49,16 @@ def known_hosts_file() -> str:
     return os.path.join(ssh_dir(), "known_hosts")
 
 
+def sandbox_dir() -> str:
+    """What the sandbox keeps, which writes it alone."""
+    return os.path.join(home(), "sandbox")
+
+
+def sandbox_identity() -> str:
+    """The ssh key that opens the sandbox's pods; made by the sandbox."""
+    return os.path.join(sandbox_dir(), "identity")
+
+
 def daemon_file() -> str:
     """Who serves this home now: pid, socket, version, API range, executable, host."""
     return os.path.join(home(), "daemon.json")

@@ -55,13 +55,17 @@ class BootstrapSettings(msgspec.Struct, frozen=True):
 
 
 class ServiceReport(msgspec.Struct, frozen=True):
-    """One service as the pod tells it. `since`: wall time of the state; `host_key`: ssh's public key line."""
+    """One service as the pod tells it. `since`: wall time of the state; `host_key`: ssh's public key line.
+
+    `user`: who logs in by ssh; empty: the images' own user.
+    """
 
     state: str
     reason: str = ""
     since: float = 0.0
     log: tuple[str, ...] = ()
     host_key: str = ""
+    user: str = ""
 
 
 _REPORT = msgspec.json.Decoder(dict[str, ServiceReport])

@@ -88,12 +88,12 @@ def extra_service(port: int) -> Service:
     return Service(f"port-{port}", port, "tcp")
 
 
-def service_url(service: Service, cluster: str, local_port: int) -> str:
+def service_url(service: Service, cluster: str, local_port: int, user: str = "ray") -> str:
     """What a user types or clicks. One host name a forward, since browsers share cookies across ports."""
     if service.scheme == "http":
         return f"http://{service.name}.{cluster}.localhost:{local_port}"
     if service.scheme == "ssh":
-        return f"ssh://ray@127.0.0.1:{local_port}"
+        return f"ssh://{user}@127.0.0.1:{local_port}"
     if service.scheme == "ray":
         return f"ray://127.0.0.1:{local_port}"
     return f"tcp://127.0.0.1:{local_port}"

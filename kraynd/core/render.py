@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import msgspec
 import yaml
 
+from kraynd.core.bootstrap import LOGIN_USER
 from kraynd.core.text import BOLD, DIM, GREEN, RED, YELLOW, Cell, Ink, clean, duration, size, table
 from krayne.errors import UsageError
 from krayne.messages import (
@@ -277,12 +278,20 @@ def _about(view: ClusterDetails, wall: float) -> dict[str, Cell]:
 def _service_rows(view: ClusterDetails) -> list[list[Cell]]:
     rows = []
     for one in view.services:
-        use = f"ssh -p {one.local_port} ray@localhost" if one.name == "ssh" and one.state != OFF else one.url
+        use = _ssh_line(view, one) if one.name == "ssh" and one.state != OFF else one.url
         local = _port_cell(one, str(one.local_port))
         rows.append(
             [Cell(one.name), local, Cell(str(one.remote_port)), Cell(one.state), Cell(use), Cell(one.reason, DIM)]
         )
     return rows
+
+
+def _ssh_line(view: ClusterDetails, ssh: ServiceView) -> str:
+    user = ssh.url.removeprefix("ssh://").partition("@")[0]
+    # Any other user is the sandbox's, which wants a key: krayne ssh brings it.
+    return (
+        f"krayne ssh {view.name}" if user not in ("", LOGIN_USER) else f"ssh -p {ssh.local_port} {LOGIN_USER}@localhost"
+    )
 
 
 def _group_rows(view: ClusterDetails) -> list[list[Cell]]:

@@ -7,6 +7,7 @@ or another host's key.
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 import msgspec
 
@@ -19,20 +20,35 @@ HEADER = "# Written by kraynd and kept up to date by it: changes here are lost (
 _NAME = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?\Z")
 _KEY = re.compile(r"(ssh|ecdsa|sk-ssh|sk-ecdsa)-[a-z0-9@.-]{1,60} [A-Za-z0-9+/]{20,8000}={0,3}\Z")
 _POD = re.compile(r"[a-zA-Z0-9-]{1,64}\Z")
+_USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@-]{0,63}\Z")
 
 
 class Host(msgspec.Struct, frozen=True):
-    """One cluster. `host_key` is empty until its pod, of the uid `pod`, told it."""
+    """One cluster. `host_key` is empty until its pod, of the uid `pod`, told it, and who may log in."""
 
     key: ClusterKey
     port: int
     host_key: str = ""
     pod: str = ""
+    user: str = LOGIN_USER
+
+
+class Known(NamedTuple):
+    """What a pod has told of its sshd."""
+
+    host_key: str
+    pod: str
+    user: str = LOGIN_USER
 
 
 def is_host_key(text: str) -> bool:
     """Whether it is one public key, type and base64, and nothing more."""
     return bool(_KEY.match(text))
+
+
+def login_user(text: str) -> str:
+    """Who logs in: the one a pod names, the images' own when it names nobody who could be one."""
+    return text if _USER.match(text) else LOGIN_USER
 
 
 def full_alias(key: ClusterKey) -> str:
@@ -59,16 +75,23 @@ def aliases(hosts: Iterable[Host], default_namespace: str) -> Mapping[ClusterKey
     return made
 
 
-def config_text(hosts: Iterable[Host], names: Mapping[ClusterKey, tuple[str, ...]], known_hosts: str) -> str:
-    """The configuration: strict about the key, and told of everything that a `Host *` of the user's could spoil."""
-    return HEADER + "".join(_block(one, names[one.key], _quoted(known_hosts)) for one in hosts)
+def config_text(
+    hosts: Iterable[Host], names: Mapping[ClusterKey, tuple[str, ...]], known_hosts: str, identity: str = ""
+) -> str:
+    """The configuration: strict about the key, and told of everything that a `Host *` of the user's could spoil.
+
+    `identity`: the key that opens the sandbox's sshd, which cannot do without one.
+    """
+    key = _quoted(identity) if identity else ""
+    return HEADER + "".join(_block(one, names[one.key], _quoted(known_hosts), key) for one in hosts)
 
 
-def _block(host: Host, names: tuple[str, ...], known_hosts: str) -> str:
+def _block(host: Host, names: tuple[str, ...], known_hosts: str, identity: str) -> str:
+    own = () if host.user == LOGIN_USER or not identity else (f"IdentityFile {identity}", "IdentitiesOnly yes")
     lines = (
         "HostName 127.0.0.1",
         f"Port {host.port}",
-        f"User {LOGIN_USER}",
+        f"User {host.user}",
         f"HostKeyAlias {full_alias(host.key)}",
         f"UserKnownHostsFile {known_hosts}",
         "GlobalKnownHostsFile /dev/null",
@@ -78,6 +101,7 @@ def _block(host: Host, names: tuple[str, ...], known_hosts: str) -> str:
         "ProxyCommand none",
         "ServerAliveInterval 10",
         "ServerAliveCountMax 3",
+        *own,
     )
     return f"\nHost {' '.join(names)}\n" + "".join(f"  {line}\n" for line in lines)
 
@@ -93,15 +117,19 @@ def _quoted(path: str) -> str:
 
 
 def known_hosts_text(hosts: Iterable[Host]) -> str:
-    """A line for each known key; its comment is the uid of the pod that told it."""
-    return "".join(f"{full_alias(one.key)} {one.host_key} {one.pod}\n" for one in hosts if one.host_key)
+    """A line for each known key; its comment is the uid of the pod that told it, and who logs in if not `ray`."""
+    return "".join(f"{full_alias(one.key)} {one.host_key} {_comment(one)}\n" for one in hosts if one.host_key)
 
 
-def read_known_hosts(text: str) -> dict[str, tuple[str, str]]:
-    """Alias -> (host key, pod uid), of a file of ours; lines that are not as we write them are left out."""
-    found: dict[str, tuple[str, str]] = {}
+def _comment(host: Host) -> str:
+    return host.pod if host.user == LOGIN_USER else f"{host.pod} {host.user}"
+
+
+def read_known_hosts(text: str) -> dict[str, Known]:
+    """By alias, of a file of ours; lines that are not as we write them are left out."""
+    found: dict[str, Known] = {}
     for line in text.splitlines():
         parts = line.split(" ")
-        if len(parts) == 4 and is_host_key(f"{parts[1]} {parts[2]}") and _POD.match(parts[3]):
-            found[parts[0]] = (f"{parts[1]} {parts[2]}", parts[3])
+        if len(parts) in (4, 5) and is_host_key(f"{parts[1]} {parts[2]}") and _POD.match(parts[3]):
+            found[parts[0]] = Known(f"{parts[1]} {parts[2]}", parts[3], login_user("".join(parts[4:])))
     return found

@@ -42,7 +42,7 @@ def sandbox(options: argparse.Namespace) -> int:
 
 def folder() -> str:
     """Where the sandbox keeps everything."""
-    return os.path.join(paths.home(), "sandbox")
+    return paths.sandbox_dir()
 
 
 def kubeconfig() -> str:

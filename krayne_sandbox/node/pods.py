@@ -7,6 +7,7 @@ import asyncio
 import logging
 import signal
 import socket
+import subprocess
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -22,7 +23,7 @@ from krayne_sandbox.kinds import NODES, PODS
 from krayne_sandbox.node import ray
 from krayne_sandbox.node.executing import LocalExecution
 from krayne_sandbox.node.logs import read_log
-from krayne_sandbox.node.processes import UNKNOWN_CODE, end_all, send, wait_end
+from krayne_sandbox.node.processes import UNKNOWN_CODE, Process, end_all, look, send, wait_end
 from krayne_sandbox.node.run import Run
 from krayne_sandbox.node.services import answer_report, begin_services
 from krayne_sandbox.store import FellBehindError, Store
@@ -97,7 +98,9 @@ class LocalNode:
         left = await end_all(run.process, run.mark)
         if left:
             LOG.error("pod %s: processes %s do not end", run.name, [one.pid for one in left])
-        for child in (run.child, *run.others):
+        for served in run.served:  # sshd hides its environment, and so our mark
+            served.kill()
+        for child in (run.child, *run.others, *run.served):
             if child is not None:
                 await asyncio.to_thread(child.wait)
         run.over = True
@@ -156,7 +159,7 @@ class LocalNode:
         if run.is_head:
             await ray.until_ready(run.ports)
             if not run.reports:  # an earlier process of the sandbox has not started them
-                begin_services(run)
+                await begin_services(run)
         else:
             await ray.until_joined(run.log)
         run.ready = True
@@ -195,6 +198,8 @@ class LocalNode:
             theirs.setblocking(False)
             self._tasks.start_soon(answer_report, run, ours)
             return theirs
+        if port in run.programs and not run.over and self._tasks is not None:
+            return self._serve(run, port, self._tasks)
         path = run.sockets.get(port)
         if run.over or (path is None and port not in run.ports):
             raise ConnectionRefusedError(f"nothing listens on port {port} of pod {pod}")
@@ -206,6 +211,11 @@ class LocalNode:
         except BaseException:
             sock.close()
             raise
+        return sock
+
+    def _serve(self, run: Run, port: int, tasks: anyio.abc.TaskGroup) -> socket.socket:
+        sock, child = run.serve(port)
+        tasks.start_soon(_bury, run, child)
         return sock
 
     def logs(
@@ -229,6 +239,15 @@ class LocalNode:
         if run.process is None or run.over:
             raise StatusError(400, "BadRequest", f"pod {pod} does not run")
         return await LocalExecution.begin(command, run.env(), run.folder, tty=tty)
+
+
+async def _bury(run: Run, child: subprocess.Popen[bytes]) -> None:
+    seen = look(child.pid)
+    if seen is not None:
+        await wait_end(Process(child.pid, seen.start), child)
+    else:
+        child.wait()
+    run.served.discard(child)
 
 
 def _check_container(run: Run, container: str) -> None:

@@ -51,12 +51,15 @@ def is_alive(process: Process) -> bool:
     return seen is not None and seen.start == process.start
 
 
-def start(argv: Sequence[str], env: Mapping[str, str], folder: Path, log: Path) -> subprocess.Popen[bytes]:
-    """A program in a session of its own, which outlives us. Raises OSError."""
+def start(
+    argv: Sequence[str], env: Mapping[str, str], folder: Path, log: Path, talk: int | None = None
+) -> subprocess.Popen[bytes]:
+    """A program in a session of its own, which outlives us; it reads and writes `talk` if given. Raises OSError."""
     with log.open("ab") as sink:
         return subprocess.Popen(  # noqa: S603 - our own command, no shell
-            argv, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink, env=dict(env), cwd=folder, start_new_session=True
-        )
+            argv, stdin=subprocess.DEVNULL if talk is None else talk, stdout=sink if talk is None else talk,
+            stderr=sink, env=dict(env), cwd=folder, start_new_session=True,
+        )  # fmt: skip
 
 
 async def wait_end(process: Process, child: subprocess.Popen[bytes] | None) -> int:

@@ -3,11 +3,12 @@
 import json
 import os
 import shutil
+import socket
 import subprocess
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import anyio
 
@@ -15,6 +16,8 @@ from krayne_sandbox.core.meta import Json, metadata, name_of, namespace_of
 from krayne_sandbox.core.rayplan import HEAD, labels_of
 from krayne_sandbox.node import ray
 from krayne_sandbox.node.processes import HOME_MARK, POD_MARK, Process, is_alive, look, start
+
+MOST_SERVED: Final = 200  # processes at once for the connections of one pod
 
 
 class Run:
@@ -33,6 +36,8 @@ class Run:
         self.others: list[subprocess.Popen[bytes]] = []  # of the services, to be buried
         self.ports: dict[int, int] = {}
         self.sockets: dict[int, str] = {}
+        self.programs: dict[int, list[str]] = {}  # port -> what is started for each connection to it
+        self.served: set[subprocess.Popen[bytes]] = set()  # those of the moment
         self.reports: dict[str, dict[str, Any]] = {}
         self.short = ""  # Ray puts Unix sockets deep below it, and their path may have 107 bytes only
         self.joined = ""  # the uid of the head a worker belongs to
@@ -75,7 +80,7 @@ class Run:
         """Write down what a later process must know."""
         assert self.process is not None
         told = {"process": self.process, "ports": self.ports, "sockets": self.sockets, "short": self.short}
-        told |= {"joined": self.joined, "reports": self.reports}
+        told |= {"joined": self.joined, "reports": self.reports, "programs": self.programs}
         new = self.folder / "run.json.new"
         new.write_text(json.dumps(told), encoding="utf-8")
         os.replace(new, self.folder / "run.json")
@@ -87,6 +92,7 @@ class Run:
             self.process = Process(*told["process"])
             self.ports = {int(pod_port): int(port) for pod_port, port in told["ports"].items()}
             self.sockets = {int(pod_port): str(path) for pod_port, path in told["sockets"].items()}
+            self.programs = {int(pod_port): list(argv) for pod_port, argv in told.get("programs", {}).items()}
             self.short, self.joined, self.reports = str(told["short"]), str(told["joined"]), dict(told["reports"])
         except (OSError, ValueError, KeyError, TypeError):
             return False
@@ -103,6 +109,24 @@ class Run:
         if self.going.is_set():
             shutil.rmtree(self.folder, ignore_errors=True)
 
-    def report(self, service: str, state: str, reason: str = "") -> None:
+    def report(self, service: str, state: str, reason: str = "", *, host_key: str = "", user: str = "") -> None:
         """How a service beside Ray fares, as a head pod of ours tells it."""
-        self.reports[service] = {"state": state, "reason": reason, "since": time.time(), "log": [], "host_key": ""}
+        told = {"state": state, "reason": reason, "since": time.time(), "log": [], "host_key": host_key, "user": user}
+        self.reports[service] = told
+
+    def serve(self, pod_port: int) -> tuple[socket.socket, subprocess.Popen[bytes]]:
+        """Start what serves one connection to that port; our end, and the process. Raises OSError."""
+        if len(self.served) >= MOST_SERVED:
+            raise ConnectionRefusedError(f"{MOST_SERVED} connections to port {pod_port} are open")
+        ours, theirs = socket.socketpair()
+        with theirs:
+            try:
+                child = start(
+                    self.programs[pod_port], self.env(), self.folder, self.folder / "ssh.log", theirs.fileno()
+                )
+            except BaseException:
+                ours.close()
+                raise
+        self.served.add(child)
+        ours.setblocking(False)
+        return ours, child

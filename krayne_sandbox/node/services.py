@@ -1,4 +1,4 @@
-"""What runs beside Ray in a head pod here: Jupyter and code-server on Unix sockets, and the report of how they fare.
+"""What runs beside Ray in a head pod here: Jupyter and code-server on Unix sockets, ssh, and the report of them.
 
 Unix sockets in a folder of the user's own: this machine's loopback is open to its every user. Installs nothing.
 """
@@ -8,16 +8,18 @@ import json
 import os
 import shutil
 import socket
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from krayne_sandbox.node import ray
+from krayne_sandbox.node import ray, ssh
 from krayne_sandbox.node.processes import start
 from krayne_sandbox.node.run import Run
 
 CODE_SERVER_PORT: Final = 8443
 ANSWER_SECONDS: Final = 10.0
+LOG_LIMIT: Final = 256 * 1024  # bytes of a log's end that are told
 SITE: Final = "lib/python*/site-packages"
 
 
@@ -29,13 +31,11 @@ class Service(NamedTuple):
     path: str
 
 
-def begin_services(run: Run) -> None:
+async def begin_services(run: Run) -> None:
     """Start what the pod names and this machine has; say of the rest what is missing."""
     named = {str(one.get("name")) for one in run.container.get("ports") or ()}
     if "ssh" in named:
-        run.report(
-            "ssh", "failed", "a sandbox's pod is no machine to log in to: its processes are your own, on this one"
-        )
+        await _begin_ssh(run)
     for name in sorted(named & {"notebook", "code-server"}):
         service = _notebook(run) if name == "notebook" else _code_server(run)
         if isinstance(service, str):
@@ -49,6 +49,18 @@ def begin_services(run: Run) -> None:
         run.sockets[service.port] = service.path
         run.report(name, "running")
     run.save()
+
+
+async def _begin_ssh(run: Run) -> None:
+    try:
+        login = await asyncio.to_thread(ssh.prepare, run)
+    except ssh.NoSshError as error:
+        run.report("ssh", "failed", str(error))
+    except (OSError, KeyError, UnicodeError, subprocess.SubprocessError) as error:
+        run.report("ssh", "failed", f"it cannot be set up: {error!r}")
+    else:
+        run.programs[ssh.PORT] = login.argv
+        run.report("ssh", "running", host_key=login.host_key, user=login.user)
 
 
 def _notebook(run: Run) -> Service | str:
@@ -79,21 +91,39 @@ def _code_server(run: Run) -> Service | str:
 
 
 async def answer_report(run: Run, sock: socket.socket) -> None:
-    """One HTTP exchange: the reports, whatever was asked."""
+    """One HTTP exchange: the reports, or the end of a service's log."""
     reader, writer = await asyncio.open_connection(sock=sock)
     try:
         async with asyncio.timeout(ANSWER_SECONDS):
-            await reader.readuntil(b"\r\n\r\n")
-            body = json.dumps(run.reports).encode()
-            writer.writelines(_reply(body))
+            asked = await reader.readuntil(b"\r\n\r\n")
+            writer.writelines(_reply(*_answer(run, asked.split(b" ")[1].decode("ascii", "replace"))))
             await writer.drain()
-    except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+    except (OSError, TimeoutError, IndexError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
         return  # whoever asked has left, or asks no question
     finally:
         writer.close()
 
 
-def _reply(body: bytes) -> Iterator[bytes]:
-    yield b"HTTP/1.0 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n"
+def _answer(run: Run, path: str) -> tuple[str, str, bytes]:
+    """Status, type and body, as a head pod of ours answers."""
+    name = path.removeprefix("/logs/")
+    if name == path:
+        return "200 OK", "application/json", json.dumps(run.reports).encode()
+    if name not in run.reports:
+        return "404 Not Found", "text/plain", b""
+    return "200 OK", "text/plain; charset=utf-8", _end_of(run.folder / f"{name}.log")
+
+
+def _end_of(log: Path) -> bytes:
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - LOG_LIMIT))
+            return file.read(LOG_LIMIT)
+    except OSError:
+        return b""  # it has said nothing yet
+
+
+def _reply(status: str, kind: str, body: bytes) -> Iterator[bytes]:
+    yield f"HTTP/1.0 {status}\r\nContent-Type: {kind}\r\nConnection: close\r\n".encode()
     yield b"Content-Length: %d\r\n\r\n" % len(body)
     yield body

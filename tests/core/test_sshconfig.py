@@ -82,7 +82,7 @@ NAMES = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,8}[a-z0-9])?", fullmatch=True)
 def test_keys_are_read_back(keys: list[tuple[str, str]]) -> None:
     hosts = sshconfig.chosen(host(*one) for one in keys)
     found = sshconfig.read_known_hosts(sshconfig.known_hosts_text(hosts))
-    assert found == {sshconfig.full_alias(one.key): (KEY, POD) for one in hosts}
+    assert found == {sshconfig.full_alias(one.key): (KEY, POD, "ray") for one in hosts}
 
 
 @given(st.text())
