@@ -6,7 +6,7 @@ not say otherwise.
 
 from collections.abc import Iterable, Mapping
 
-from kraynd.core.bootstrap import ServiceReport
+from kraynd.core.bootstrap import LOGIN_USER, ServiceReport
 from kraynd.core.model import CODE_SERVER, NOTEBOOK, SSH, service_url
 from kraynd.core.sshconfig import login_user
 from kraynd.forwards import ForwardState
@@ -42,7 +42,7 @@ def service_view(
 def ssh_user(reports: Mapping[str, ServiceReport] | None) -> str:
     """Who logs in by ssh, as far as the pod told."""
     report = (reports or {}).get(SSH.name)
-    return login_user(report.user if report is not None else "")
+    return login_user(report.user if report is not None else "") or LOGIN_USER
 
 
 def _service_state(

@@ -24,13 +24,16 @@ _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@-]{0,63}\Z")
 
 
 class Host(msgspec.Struct, frozen=True):
-    """One cluster. `host_key` is empty until its pod, of the uid `pod`, told it, and who may log in."""
+    """One cluster. `host_key` is empty until its pod, of the uid `pod`, told it.
+
+    `user`: who logs in, by a key; empty: the images' own, who needs none.
+    """
 
     key: ClusterKey
     port: int
     host_key: str = ""
     pod: str = ""
-    user: str = LOGIN_USER
+    user: str = ""
 
 
 class Known(NamedTuple):
@@ -38,7 +41,7 @@ class Known(NamedTuple):
 
     host_key: str
     pod: str
-    user: str = LOGIN_USER
+    user: str = ""
 
 
 def is_host_key(text: str) -> bool:
@@ -47,8 +50,8 @@ def is_host_key(text: str) -> bool:
 
 
 def login_user(text: str) -> str:
-    """Who logs in: the one a pod names, the images' own when it names nobody who could be one."""
-    return text if _USER.match(text) else LOGIN_USER
+    """The user a pod names; nobody when that could be none."""
+    return text if _USER.match(text) else ""
 
 
 def full_alias(key: ClusterKey) -> str:
@@ -87,11 +90,11 @@ def config_text(
 
 
 def _block(host: Host, names: tuple[str, ...], known_hosts: str, identity: str) -> str:
-    own = () if host.user == LOGIN_USER or not identity else (f"IdentityFile {identity}", "IdentitiesOnly yes")
+    own = (f"IdentityFile {identity}", "IdentitiesOnly yes") if host.user and identity else ()
     lines = (
         "HostName 127.0.0.1",
         f"Port {host.port}",
-        f"User {host.user}",
+        f"User {host.user or LOGIN_USER}",
         f"HostKeyAlias {full_alias(host.key)}",
         f"UserKnownHostsFile {known_hosts}",
         "GlobalKnownHostsFile /dev/null",
@@ -117,12 +120,12 @@ def _quoted(path: str) -> str:
 
 
 def known_hosts_text(hosts: Iterable[Host]) -> str:
-    """A line for each known key; its comment is the uid of the pod that told it, and who logs in if not `ray`."""
+    """A line for each known key; its comment is the uid of the pod that told it, and who logs in."""
     return "".join(f"{full_alias(one.key)} {one.host_key} {_comment(one)}\n" for one in hosts if one.host_key)
 
 
 def _comment(host: Host) -> str:
-    return host.pod if host.user == LOGIN_USER else f"{host.pod} {host.user}"
+    return f"{host.pod} {host.user}" if host.user else host.pod
 
 
 def read_known_hosts(text: str) -> dict[str, Known]:

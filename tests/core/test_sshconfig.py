@@ -15,8 +15,8 @@ KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ1bWm4J0VfQJd3Jbq3v5cVb3S2nq3b1m8kYc
 POD = "0d4b0c1e-8a52-4a4f-9d3e-1f2d3c4b5a69"
 
 
-def host(name: str, namespace: str = "default", port: int = 22000, key: str = KEY) -> Host:
-    return Host(ClusterKey(namespace, name), port, key, POD if key else "")
+def host(name: str, namespace: str = "default", port: int = 22000, key: str = KEY, user: str = "") -> Host:
+    return Host(ClusterKey(namespace, name), port, key, POD if key else "", user)
 
 
 def test_a_host_is_strict_and_under_its_own_alias() -> None:
@@ -29,6 +29,24 @@ def test_a_host_is_strict_and_under_its_own_alias() -> None:
     ):  # fmt: skip
         assert f"  {line}\n" in text
     assert sshconfig.known_hosts_text(hosts) == f"krayne-demo.default {KEY} {POD}\n"
+
+
+def test_a_pod_may_name_who_logs_in_with_the_sandboxs_key() -> None:
+    hosts = (host("demo", user="mary.ann"), host("plain"))
+    names = sshconfig.aliases(hosts, "default")
+    demo, plain = sshconfig.config_text(hosts, names, "/k", "/home/me/.krayne/sandbox/identity").split("\nHost ")[1:]
+    assert "  User mary.ann\n" in demo
+    assert '  IdentityFile "/home/me/.krayne/sandbox/identity"\n  IdentitiesOnly yes\n' in demo
+    assert "  User ray\n" in plain
+    assert "IdentityFile" not in plain
+    assert "IdentityFile" not in sshconfig.config_text(hosts, names, "/k")
+    assert sshconfig.known_hosts_text(hosts).startswith(f"krayne-demo.default {KEY} {POD} mary.ann\n")
+
+
+@pytest.mark.parametrize("told", ["me\n  ProxyCommand x", "-oProxyCommand=x", "a b", "", "me%h"])
+def test_who_logs_in_is_one_word(told: str) -> None:
+    assert sshconfig.login_user("me") == "me"
+    assert sshconfig.login_user(told) == ""
 
 
 def test_a_name_in_two_namespaces_is_short_for_the_contexts_own() -> None:
@@ -78,11 +96,11 @@ def test_names_that_are_none_are_left_out(hosts: list[Host]) -> None:
 NAMES = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,8}[a-z0-9])?", fullmatch=True)
 
 
-@given(st.lists(st.tuples(NAMES, NAMES), unique=True, max_size=6))
-def test_keys_are_read_back(keys: list[tuple[str, str]]) -> None:
-    hosts = sshconfig.chosen(host(*one) for one in keys)
+@given(st.dictionaries(st.tuples(NAMES, NAMES), st.sampled_from(["", "me", "mary.ann"]), max_size=6))
+def test_keys_are_read_back(keys: dict[tuple[str, str], str]) -> None:
+    hosts = sshconfig.chosen(host(*one, user=user) for one, user in keys.items())
     found = sshconfig.read_known_hosts(sshconfig.known_hosts_text(hosts))
-    assert found == {sshconfig.full_alias(one.key): (KEY, POD, "ray") for one in hosts}
+    assert found == {sshconfig.full_alias(one.key): (KEY, POD, one.user) for one in hosts}
 
 
 @given(st.text())
