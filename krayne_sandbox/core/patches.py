@@ -64,8 +64,11 @@ def _operate(document: Any, operation: Json) -> Any:
     if verb == "test":
         _test(document, path, value, str(operation.get("path")))
         return document
-    _read(document, path)
-    return _added(_removed(document, path), path, value) if path else value
+    if not path:
+        return value
+    # As the API server's own library has it, a key that is not there may be replaced; an element may not.
+    home = _read(document, path[:-1])
+    return _added(document if isinstance(home, dict) else _removed(document, path), path, value)
 
 
 def _test(document: Any, path: Sequence[str], value: Any, said: str) -> None:

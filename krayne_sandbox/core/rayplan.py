@@ -17,6 +17,7 @@ OVER: Final = frozenset({"Failed", "Succeeded"})
 # The ports a head has when its template names none.
 DEFAULT_PORTS: Final = {"client": 10001, "dashboard": 8265, "gcs-server": 6379, "metrics": 8080, "serve": 8000}
 NODE_NAME: Final = "sandbox"
+AUTOSCALER: Final = "autoscaler"  # the container of Ray's autoscaler in a head pod
 START_COMMAND: Final = "KUBERAY_GEN_RAY_START_CMD"  # the variable in which KubeRay tells it to the container
 
 
@@ -70,6 +71,11 @@ def spec_of(cluster: Json) -> Json:
 def groups_of(cluster: Json) -> list[Json]:
     """Its worker groups."""
     return [one for one in spec_of(cluster).get("workerGroupSpecs") or () if isinstance(one, dict)]
+
+
+def is_autoscaled(cluster: Json) -> bool:
+    """Whether Ray's autoscaler chooses the number of workers."""
+    return bool(spec_of(cluster).get("enableInTreeAutoscaling"))
 
 
 def group_of(group: Json) -> str:
@@ -181,7 +187,7 @@ def _group(cluster: Json, group: Json, pods: Sequence[Json]) -> tuple[list[Doome
     ]
     staying = [pod for pod in staying if name_of(pod) not in named]
     wanted = replicas_of(group)
-    if len(staying) > wanted:  # also with the autoscaler on: the sandbox has none that would choose
+    if len(staying) > wanted and not is_autoscaled(cluster):  # it names the pods to lose
         doomed += [
             Doomed(pod, "DeletedWorkerPod", f"Deleted Pod {namespace_of(pod)}/{name_of(pod)}")
             for pod in _last_first(staying)[: len(staying) - wanted]
@@ -239,7 +245,13 @@ def _pod(cluster: Json, group: Json, kind: str, group_label: str) -> Json:
     if given.get("annotations"):
         meta["annotations"] = given["annotations"]
     spec: dict[str, Any] = {"restartPolicy": "Always", **pod_spec_of({"template": template}), "nodeName": NODE_NAME}
-    _set_command(spec, start_command(kind, group.get("rayStartParams") or {}, head_service(cluster)))
+    params = group.get("rayStartParams") or {}
+    autoscaled = kind == HEAD and is_autoscaled(cluster)
+    if autoscaled:
+        params = {**params, "no-monitor": "true"}  # the head's own would be a second one
+    _set_command(spec, start_command(kind, params, head_service(cluster)))
+    if autoscaled:
+        _add_autoscaler(spec, cluster)
     return {"metadata": meta, "spec": spec, "status": {"phase": "Pending"}}
 
 
@@ -262,3 +274,18 @@ def _set_command(spec: Json, line: str) -> None:
     if not first.get("command") and not first.get("args"):
         first |= {"command": ["/bin/bash", "-c", "--"], "args": [f"ulimit -n 65536; {line}"]}
     spec["containers"] = [first, *containers[1:]]
+
+
+def _add_autoscaler(spec: dict[str, Any], cluster: Json) -> None:
+    first = spec["containers"][0]
+    first["env"] = [*first["env"], {"name": "RAY_enable_autoscaler_v2", "value": "1"}]
+    options = spec_of(cluster).get("autoscalerOptions") or {}
+    line = f"ray kuberay-autoscaler --cluster-name {name_of(cluster)} --cluster-namespace {namespace_of(cluster)}"
+    beside = {
+        "name": AUTOSCALER,
+        "image": options.get("image") or first.get("image", ""),
+        "command": ["/bin/bash", "-c", "--"],
+        "args": [line],
+        "resources": options.get("resources") or {},
+    }
+    spec["containers"] = [*spec["containers"], beside]

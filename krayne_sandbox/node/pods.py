@@ -16,11 +16,11 @@ import anyio
 
 from krayne_sandbox.core import podstatus
 from krayne_sandbox.core.meta import Json, is_deleting, metadata, stamp
-from krayne_sandbox.core.rayplan import NODE_NAME, OVER, phase_of
+from krayne_sandbox.core.rayplan import AUTOSCALER, NODE_NAME, OVER, phase_of
 from krayne_sandbox.core.statuses import StatusError, not_found
 from krayne_sandbox.journal import DELETED, Change
 from krayne_sandbox.kinds import NODES, PODS
-from krayne_sandbox.node import ray
+from krayne_sandbox.node import autoscaling, ray
 from krayne_sandbox.node.executing import LocalExecution
 from krayne_sandbox.node.logs import read_log
 from krayne_sandbox.node.processes import UNKNOWN_CODE, Process, end_all, look, send, wait_end
@@ -165,6 +165,8 @@ class LocalNode:
         run.ready = True
         self._write(run, podstatus.running(self._current(run), started, self._now(), ready=True))
         self._tell_change()
+        if autoscaling.wanted(run):
+            await autoscaling.keep(run)
 
     def _tell_change(self) -> None:
         self._changed.set()
@@ -224,9 +226,12 @@ class LocalNode:
     ) -> AsyncIterator[bytes]:  # fmt: skip
         """What its process says."""
         run = self._find(namespace, pod)
-        _check_container(run, container)
+        beside = container == AUTOSCALER and autoscaling.wanted(run)
+        if not beside:
+            _check_container(run, container)
+        log = autoscaling.log_of(run) if beside else run.log
         return read_log(
-            run.log, follow=follow, tail=tail, since=since, timestamps=timestamps, limit=limit,
+            log, follow=follow, tail=tail, since=since, timestamps=timestamps, limit=limit,
             is_over=lambda: run.over or run.going.is_set(),
         )  # fmt: skip
 

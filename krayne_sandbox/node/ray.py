@@ -25,7 +25,7 @@ PROBE_PAUSE: Final = 0.25  # seconds between looks at a Ray that is starting: it
 PROBE_LIMIT: Final = 2.0  # seconds for one look
 HINT: Final = "pip install 'kraynd[sandbox]'"
 # What a RayCluster may say of a node that holds here too; its ports and addresses are ours to choose.
-PASSED: Final = ("num-cpus", "num-gpus", "memory", "resources", "labels")
+PASSED: Final = ("no-monitor", "num-cpus", "num-gpus", "memory", "resources", "labels")
 _FLAGS: Final = {"port": GCS, "ray-client-server-port": CLIENT, "dashboard-port": DASHBOARD}
 _HIDDEN: Final = ("dashboard-agent-listen-port", "dashboard-agent-grpc-port", "metrics-export-port")
 
@@ -57,7 +57,8 @@ def plain_python(folder: str) -> str:
     if " " not in str(chosen):
         return str(chosen)
     link = Path(folder) / "python"
-    link.symlink_to(chosen.parent.parent)
+    if not link.is_symlink():
+        link.symlink_to(chosen.parent.parent)
     return str(link / "bin" / chosen.name)
 
 
@@ -73,7 +74,8 @@ def head_command(container: Json, folder: str) -> tuple[list[str], dict[int, int
 def worker_command(container: Json, gcs: int, folder: str) -> list[str]:
     """A worker's command line, joining the head whose GCS is there."""
     flags = [f"--{name}={port}" for name, port in zip(_HIDDEN, free_ports(len(_HIDDEN)), strict=True)]
-    return [*_start(container, folder), f"--address=127.0.0.1:{gcs}", *flags]
+    # In the head's folder workers that start at one moment would take each other's sockets.
+    return [*_start(container, folder), f"--address=127.0.0.1:{gcs}", f"--temp-dir={folder}", *flags]
 
 
 def _start(container: Json, folder: str) -> list[str]:

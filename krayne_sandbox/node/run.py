@@ -41,6 +41,7 @@ class Run:
         self.reports: dict[str, dict[str, Any]] = {}
         self.short = ""  # Ray puts Unix sockets deep below it, and their path may have 107 bytes only
         self.joined = ""  # the uid of the head a worker belongs to
+        self.autoscaler: Process | None = None
         self.ready = False
         self.over = False
         self.going = anyio.Event()
@@ -58,6 +59,8 @@ class Run:
     def env(self) -> dict[str, str]:
         """The environment of all its processes."""
         made = ray.environment(self.container, {HOME_MARK: str(self.home), POD_MARK: self.uid})
+        # By these Ray's autoscaler knows a node of Ray's as a pod.
+        made |= {"RAY_CLOUD_INSTANCE_ID": self.name, "RAY_NODE_TYPE_NAME": str(labels_of(self.pod).get("ray.io/group"))}
         if ray.GCS in self.ports:
             made["RAY_ADDRESS"] = f"127.0.0.1:{self.ports[ray.GCS]}"
         return made
@@ -79,8 +82,14 @@ class Run:
     def save(self) -> None:
         """Write down what a later process must know."""
         assert self.process is not None
-        told = {"process": self.process, "ports": self.ports, "sockets": self.sockets, "short": self.short}
+        told: dict[str, Any] = {
+            "process": self.process,
+            "ports": self.ports,
+            "sockets": self.sockets,
+            "short": self.short,
+        }
         told |= {"joined": self.joined, "reports": self.reports, "programs": self.programs}
+        told["autoscaler"] = self.autoscaler
         new = self.folder / "run.json.new"
         new.write_text(json.dumps(told), encoding="utf-8")
         os.replace(new, self.folder / "run.json")
@@ -92,6 +101,7 @@ class Run:
             self.process = Process(*told["process"])
             self.ports = {int(pod_port): int(port) for pod_port, port in told["ports"].items()}
             self.sockets = {int(pod_port): str(path) for pod_port, path in told["sockets"].items()}
+            self.autoscaler = Process(*told["autoscaler"]) if told.get("autoscaler") else None
             self.programs = {int(pod_port): list(argv) for pod_port, argv in told.get("programs", {}).items()}
             self.short, self.joined, self.reports = str(told["short"]), str(told["joined"]), dict(told["reports"])
         except (OSError, ValueError, KeyError, TypeError):

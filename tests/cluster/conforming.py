@@ -205,6 +205,15 @@ CASES: dict[str, list[Step]] = {
             fieldManager="t",
         ),
     ],
+    "JSON patch that replaces what is not there, as Ray's autoscaler does": [
+        post(CLUSTERS, raycluster("a", workerGroupSpecs=[workers()]), fieldManager="t"),
+        patch(
+            f"{CLUSTERS}/a",
+            [{"op": "replace", "path": "/spec/workerGroupSpecs/0/scaleStrategy", "value": {"workersToDelete": ["x"]}}],
+            JSON_PATCH,
+            fieldManager="t",
+        ),
+    ],
     "JSON patch whose test fails": [
         post(CLUSTERS, raycluster("a")),
         patch(f"{CLUSTERS}/a", [{"op": "test", "path": "/spec/rayVersion", "value": "x"}], JSON_PATCH),

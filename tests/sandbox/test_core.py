@@ -93,6 +93,7 @@ def test_no_json_patch_breaks_the_server(target: Any, operations: Any) -> None:
         ([{"op": "add", "path": "/l/-", "value": 3}], {"l": [1, 2, 3]}),
         ([{"op": "add", "path": "/l/0", "value": 0}], {"l": [0, 1, 2]}),
         ([{"op": "replace", "path": "/l/1", "value": 9}], {"l": [1, 9]}),
+        ([{"op": "replace", "path": "/new", "value": 9}], {"l": [1, 2], "new": 9}),
         ([{"op": "move", "from": "/l/0", "path": "/m"}], {"l": [2], "m": 1}),
         ([{"op": "copy", "from": "/l", "path": "/m~1n"}], {"l": [1, 2], "m/n": [1, 2]}),
         ([{"op": "test", "path": "/none", "value": None}], {"l": [1, 2]}),
@@ -105,7 +106,8 @@ def test_json_patch_operations(operations: Any, made: Any) -> None:
 @pytest.mark.parametrize(
     "operation",
     [
-        {"op": "replace", "path": "/none", "value": 1},
+        {"op": "replace", "path": "/none/x", "value": 1},
+        {"op": "replace", "path": "/l/2", "value": 1},
         {"op": "add", "path": "/none/x", "value": 1},
         {"op": "add", "path": "/l/3", "value": 1},
         {"op": "remove", "path": "/l/2"},
