@@ -25,7 +25,7 @@ from krayne_sandbox.node.executing import LocalExecution
 from krayne_sandbox.node.logs import read_log
 from krayne_sandbox.node.processes import UNKNOWN_CODE, Process, end_all, look, send, wait_end
 from krayne_sandbox.node.run import Run
-from krayne_sandbox.node.services import answer_report, begin_services
+from krayne_sandbox.node.services import answer_report, begin_services, watch_services
 from krayne_sandbox.store import FellBehindError, Store
 
 LOG: Final = logging.getLogger(__name__)
@@ -165,8 +165,10 @@ class LocalNode:
         run.ready = True
         self._write(run, podstatus.running(self._current(run), started, self._now(), ready=True))
         self._tell_change()
-        if autoscaling.wanted(run):
-            await autoscaling.keep(run)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(watch_services, run)
+            if autoscaling.wanted(run):
+                tasks.start_soon(autoscaling.keep, run)
 
     def _tell_change(self) -> None:
         self._changed.set()

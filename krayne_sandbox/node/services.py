@@ -13,11 +13,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
+import anyio
+
 from krayne_sandbox.node import ray, ssh
 from krayne_sandbox.node.processes import start
 from krayne_sandbox.node.run import Run
 
 CODE_SERVER_PORT: Final = 8443
+WEB: Final = {"notebook": ray.NOTEBOOK, "code-server": CODE_SERVER_PORT}
+START_SECONDS: Final = 180.0  # JupyterLab with many extensions, on a slow machine
+LOOK_PAUSE: Final = 0.25
 ANSWER_SECONDS: Final = 10.0
 LOG_LIMIT: Final = 256 * 1024  # bytes of a log's end that are told
 SITE: Final = "lib/python*/site-packages"
@@ -47,8 +52,35 @@ async def begin_services(run: Run) -> None:
             run.report(name, "failed", f"cannot be started: {error}")
             continue
         run.sockets[service.port] = service.path
-        run.report(name, "running")
+        run.report(name, "installing", "starting")
     run.save()
+
+
+async def watch_services(run: Run) -> None:
+    """Tell of each service that is starting whether it answers."""
+    async with anyio.create_task_group() as tasks:
+        for name, port in WEB.items():
+            if port in run.sockets and run.reports.get(name, {}).get("state") == "installing":
+                tasks.start_soon(_watch, run, name, run.sockets[port])
+
+
+async def _watch(run: Run, name: str, path: str) -> None:
+    state, reason = "failed", f"it does not answer: krayne logs {run.cluster} --service {name}"
+    with anyio.move_on_after(START_SECONDS):
+        while not await _answers(path):  # noqa: ASYNC110 - another program's start is no event of ours
+            await asyncio.sleep(LOOK_PAUSE)
+        state, reason = "running", ""
+    run.report(name, state, reason)
+    run.save()
+
+
+async def _answers(path: str) -> bool:
+    try:
+        _, writer = await asyncio.open_unix_connection(path)
+    except OSError:
+        return False
+    writer.close()
+    return True
 
 
 async def _begin_ssh(run: Run) -> None:

@@ -104,6 +104,26 @@ def test_the_named_workers_go_first(store: Store) -> None:
     assert chosen not in map(name_of, left)
 
 
+def test_the_autoscaler_runs_beside_the_head_and_alone_names_who_goes(store: Store) -> None:
+    store.create(RAYCLUSTERS, cluster(replicas=2))
+    set_spec(store, enableInTreeAutoscaling=True)
+    head = pods(store, HEAD)[0]
+    assert [one["name"] for one in head["spec"]["containers"]][1:] == ["autoscaler"]
+    told = {one["name"]: one.get("value") for one in head["spec"]["containers"][0]["env"]}
+    assert "--no-monitor" in told["KUBERAY_GEN_RAY_START_CMD"]
+    assert told["RAY_enable_autoscaler_v2"] == "1"
+    for one in pods(store, WORKER):
+        set_phase(store, one, "Running")
+        assert len(one["spec"]["containers"]) == 1
+    group = {**cluster()["spec"]["workerGroupSpecs"][0], "replicas": 1}
+    set_spec(store, workerGroupSpecs=[group])
+    assert [one for one in pods(store, WORKER) if one["metadata"].get("deletionTimestamp")] == []
+    chosen = name_of(pods(store, WORKER)[0])
+    set_spec(store, workerGroupSpecs=[{**group, "scaleStrategy": {"workersToDelete": [chosen]}}])
+    gone = [one for one in pods(store, WORKER) if one["metadata"].get("deletionTimestamp")]
+    assert [name_of(one) for one in gone] == [chosen]
+
+
 def test_suspended_and_resumed(store: Store) -> None:
     store.create(RAYCLUSTERS, cluster(replicas=1))
     keep(store, "default", "demo")
