@@ -21,7 +21,7 @@ from kraynd.local.home import private_dir
 from krayne import paths
 from krayne.errors import StateError
 
-BACKLOG = 1024  # connections that come at once, while the loop is busy or descriptors lack
+BACKLOG = 4096  # connections that come while the loop is busy, descriptors lack or the daemon restarts
 ACCEPTS_AT_ONCE = 64  # a flood of newcomers must not starve the connections there are
 STARVED_SECONDS = 0.1
 STARVED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})

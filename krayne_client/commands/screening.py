@@ -4,6 +4,7 @@ import argparse
 import sys
 
 from krayne.errors import UsageError
+from krayne_client.connection import VIEW_SECONDS, connect
 from krayne_client.grammar import Grammar
 
 
@@ -21,5 +22,10 @@ def tui(options: argparse.Namespace) -> int:
         raise UsageError("the screen needs Textual, which is not installed", hint="pip install 'kraynd[tui]'")
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise UsageError("the screen needs a terminal", hint="krayne ls -w")
+    running = connect()
+    if running is not None:
+        with running:
+            # One that lacks a credential plugin is helped here, before the screen is drawn.
+            running.call("daemon.hello", seconds=VIEW_SECONDS)
     import_module("krayne_tui.app").run(options.namespace or "")
     return 0

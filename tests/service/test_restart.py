@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from krayne import paths
 from krayne_client.connection import Connection, connect
 
 ROOT = Path(__file__).parents[2]
@@ -21,7 +23,7 @@ pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture
-def environ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+def environ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
     (tmp_path / "run").mkdir(mode=0o700)
     monkeypatch.setenv("KRAYNE_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("KRAYNE_SOCKET", str(tmp_path / "run" / "s"))
@@ -29,7 +31,8 @@ def environ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     for name in ("NOTIFY_SOCKET", "JOURNAL_STREAM", "LISTEN_FDS"):
         monkeypatch.delenv(name, raising=False)
-    return dict(os.environ)
+    yield dict(os.environ)
+    shutil.rmtree(paths.run_dir(), ignore_errors=True)  # this home's alone, and perhaps not below it
 
 
 class Manager:

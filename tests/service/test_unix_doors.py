@@ -20,7 +20,7 @@ from tests.service.test_restart import Manager, Visitors, daemon, environ, manag
 
 __all__ = ["environ", "manager"]
 pytestmark = pytest.mark.timeout(600)
-RESTARTS = 5
+RESTARTS = 10
 LIMIT = 60.0
 
 
