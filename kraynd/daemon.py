@@ -194,7 +194,9 @@ class Daemon:
 
     def _tell_manager(self) -> None:
         clusters, forwards = len(self.reconciler.statuses), len(self.forwards.states())
-        system.notify(f"STATUS={clusters} clusters, {forwards} forwards")
+        condition = self.connection.state.condition
+        trouble = "" if condition == "ready" else f"; Kubernetes: {condition}"
+        system.notify(f"STATUS={clusters} clusters, {forwards} forwards{trouble}")
 
     # What the parts say to each other. Synchronous, and quick.
 
@@ -295,8 +297,8 @@ class Daemon:
                 self.ssh.refresh()
                 self.store.follow()
                 self.store.settle()
-                self._tell_manager()
                 await self._save()
+            self._tell_manager()
             await anyio.sleep(SAVE_EVERY)
 
     def changes_in_ports(self) -> None:

@@ -29,19 +29,19 @@ RECORDED = (
 )  # fmt: skip
 
 
-def unit_path(system: str = sys.platform) -> Path:
+def unit_path(system: str = "") -> Path:
     """Where the user's unit or agent is."""
     home = Path.home()
-    if system == "darwin":
+    if (system or sys.platform) == "darwin":
         return home / "Library" / "LaunchAgents" / f"{LABEL}.plist"
     base = os.environ.get("XDG_CONFIG_HOME", "")
     return (Path(base) if os.path.isabs(base) else home / ".config") / "systemd" / "user" / UNIT
 
 
-def render(system: str = sys.platform) -> str:
+def render(system: str = "") -> str:
     """The unit or the agent for this installation and this environment."""
     environ = {name: value for name in RECORDED if (value := os.environ.get(name)) and not _is_secret(name, value)}
-    if system == "darwin":
+    if (system or sys.platform) == "darwin":
         return _agent(service_command(), environ)
     return _unit(
         " ".join(_quoted(word) for word in service_command()),
@@ -49,9 +49,9 @@ def render(system: str = sys.platform) -> str:
     )
 
 
-def renewed(found: str, system: str = sys.platform) -> str:
+def renewed(found: str, system: str = "") -> str:
     """A unit of ours as this version writes it: what it recorded stays, and its program while that is there."""
-    if system == "darwin":
+    if (system or sys.platform) == "darwin":
         import plistlib
 
         agent = plistlib.loads(found.encode())
@@ -86,8 +86,25 @@ def service_command() -> list[str]:
     linked = shutil.which("kraynd")
     same = linked and (not os.path.exists(beside) or os.path.realpath(linked) == os.path.realpath(beside))
     if linked and same and os.path.isabs(linked):
-        return [linked]
-    return [beside] if os.path.exists(beside) else [sys.executable, "-P", "-m", "kraynd"]
+        return [_lasting(linked)]
+    return [_lasting(beside)] if os.path.exists(beside) else [_lasting(sys.executable), "-P", "-m", "kraynd"]
+
+
+def fleeting() -> str | None:
+    """The service's program, where it is in a place that is cleaned up: a cache (uvx, pipx run), a temporary folder."""
+    import tempfile
+
+    program = service_command()[0]
+    places = [os.environ.get("XDG_CACHE_HOME", ""), os.path.expanduser("~/.cache"), tempfile.gettempdir()]
+    if sys.platform == "darwin":
+        places.append(os.path.expanduser("~/Library/Caches"))
+    return program if any(one and program.startswith(os.path.join(one, "")) for one in places) else None
+
+
+def _lasting(program: str) -> str:
+    """Homebrew removes a version's own folder at the next upgrade; its `opt` link leads to the version there is."""
+    link = re.sub(r"/Cellar/([^/]+)/[^/]+/", r"/opt/\1/", program)
+    return link if os.path.exists(link) else program
 
 
 def installed() -> bool:
@@ -129,10 +146,10 @@ def record_path() -> bool:
     return True
 
 
-def with_path(unit: str, system: str = sys.platform) -> str:
+def with_path(unit: str, system: str = "") -> str:
     """A unit or an agent with this shell's PATH for its own."""
     value = os.environ.get("PATH", "")
-    if system == "darwin":
+    if (system or sys.platform) == "darwin":
         pattern, line = r"<key>PATH</key><string>.*?</string>", f"<key>PATH</key><string>{escape(value)}</string>"
     else:
         pattern, line = r'(?m)^Environment="PATH=.*$', f"Environment={_quoted(f'PATH={value}', dollars=False)}"
@@ -168,6 +185,8 @@ def start() -> None:
     if stale:
         _write(path, renewed(found))
     if sys.platform == "darwin":
+        if stale:
+            _run("launchctl", "bootout", _domain(LABEL))  # else the one it knows stays until the next login
         _run("launchctl", "bootstrap", _domain(), str(unit_path()))  # fails when it is loaded already, which is fine
         done = _run("launchctl", "kickstart", _domain(LABEL))
         if done.returncode:

@@ -94,7 +94,7 @@ def daemon_restart(options: argparse.Namespace) -> int:
 
     if service.installed() and service.active() and service.install():
         service.restart()
-        words.aside(f"{service.unit_path()} is written anew: the daemon has the PATH of this shell now")
+        words.aside(f"{service.unit_path()} is written anew, for this version and the PATH of this shell")
         return daemon_start(options)
     found = connect()
     if found is None:
@@ -122,6 +122,8 @@ def daemon_install(options: argparse.Namespace) -> int:
             with running:
                 _end(running)
         service.start()
+    if (fleeting := service.fleeting()) is not None:
+        words.aside(f"{fleeting} is in a place that is cleaned up: install krayne for good, then install this anew")
     sys.stdout.write(
         f"{service.unit_path()} is {'installed' if changed else 'installed already'}, and the daemon runs\n"
     )

@@ -1,5 +1,6 @@
 """A credential plugin that the daemon's PATH lacks and a client's has: named, learned by the way, and recorded."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -7,8 +8,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
+from krayne import api
+from krayne.api import aio
+from krayne.errors import KubeConnectionError
 from krayne_client import service
 from tests.service.test_reload import kubeconfig, until
 from tests.service.test_restart import daemon, environ, reached, restart_once
@@ -75,6 +80,22 @@ def test_a_clients_path_is_taken_over_where_it_has_what_was_missing(
         restart_once(process)  # its successor has it too
         with reached(process) as found:
             until(found, lambda one: one["world"]["condition"] == "unreachable")
+
+
+@pytest.mark.parametrize("way", ["blocking", "awaited"])
+def test_the_sdk_gives_it_too(
+    environ: dict[str, str], shell: dict[str, str], monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    with daemon(environ) as process:
+        with reached(process) as found:
+            until(found, lacks)
+        missed = os.environ["PATH"]
+        monkeypatch.setenv("PATH", shell["PATH"])
+        with contextlib.suppress(KubeConnectionError):  # its server is down
+            api.list_clusters() if way == "blocking" else anyio.run(aio.list_clusters)
+        monkeypatch.setenv("PATH", missed)
+        with reached(process) as found:
+            assert not lacks(found.call("daemon.status", seconds=60))
 
 
 def test_a_changing_command_and_a_wait_give_it_too(environ: dict[str, str], shell: dict[str, str]) -> None:

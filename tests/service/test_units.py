@@ -30,9 +30,14 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def fake_systemctl(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A systemctl that notes what it is told."""
+    return fake_program("systemctl", folder, monkeypatch)
+
+
+def fake_program(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A program that notes what it is told."""
     log = folder / "orders"
     log.touch()
-    program = folder / "bin" / "systemctl"
+    program = folder / "bin" / name
     program.parent.mkdir()
     program.write_text(f'#!/bin/sh\necho "$@" >> {log}\n')
     program.chmod(0o755)
@@ -177,6 +182,54 @@ def test_what_an_older_version_wrote_is_renewed_with_what_it_recorded(
     monkeypatch.setenv("AWS_PROFILE", "another")
     assert service.renewed(older, system) == now
     assert service.renewed(now, system) == now
+
+
+def test_launchd_gets_its_orders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As far as can be told without a macOS: which, in which order, and to whom."""
+    monkeypatch.setattr(sys, "platform", "darwin")
+    log, agent, me = fake_program("launchctl", tmp_path, monkeypatch), service.unit_path(), f"gui/{os.getuid()}"
+    ours, into = f"{me}/{service.LABEL}", f"bootstrap {me} {agent}"
+    assert agent.parent == tmp_path / "Library" / "LaunchAgents"
+
+    def orders() -> list[str]:
+        found = [one for one in log.read_text().splitlines() if not one.startswith("print ")]
+        log.write_text("")
+        return found
+
+    assert service.install()
+    assert not service.install()
+    service.start()
+    assert orders() == [into, f"kickstart {ours}"]
+    agent.write_text(agent.read_text().replace("Interactive", "Background"))
+    service.start()
+    assert orders() == [f"bootout {ours}", into, f"kickstart {ours}"], "told anew what changed"
+    assert agent.read_text() == service.render()
+    service.stop()
+    assert service.uninstall()
+    assert orders() == [f"kill SIGTERM {ours}", f"bootout {ours}"]
+    assert not agent.exists()
+
+
+def test_the_command_is_one_that_an_upgrade_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cellar = tmp_path / "Cellar" / "krayne" / "1.0" / "libexec" / "bin"
+    cellar.mkdir(parents=True)
+    (cellar / "kraynd").write_text("#!/bin/sh\n")
+    (cellar / "kraynd").chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(cellar / "python"))
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    assert service.service_command() == [str(cellar / "kraynd")], "there is nothing else"
+    (tmp_path / "opt").mkdir()
+    (tmp_path / "opt" / "krayne").symlink_to(tmp_path / "Cellar" / "krayne" / "1.0")
+    assert service.service_command() == [str(tmp_path / "opt" / "krayne" / "libexec" / "bin" / "kraynd")]
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "kraynd").symlink_to(cellar / "kraynd")
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
+    assert service.service_command() == [str(tmp_path / "bin" / "kraynd")]
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("tempfile.gettempdir", lambda: "/nowhere")
+    assert service.fleeting() is None
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert service.fleeting() == str(tmp_path / "bin" / "kraynd")
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="systemd's")

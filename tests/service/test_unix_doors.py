@@ -99,7 +99,7 @@ def test_the_manager_keeps_it_while_the_daemon_is_gone_until_it_is_stopped(
             before = doors(found)
         unix = [one for one in manager_names(manager, len(before)) if one.startswith("unix-")]
         assert len(unix) == len(before)
-        manager.await_word(f"STATUS=1 clusters, {len(before)} forwards")
+        manager.await_word(f"STATUS=1 clusters, {len(before)} forwards; Kubernetes: unreachable")
         process.terminate()  # for all it knows, another one follows
         assert process.wait(LIMIT) == 0
     paths_of = [path for path, _ in before.values()]

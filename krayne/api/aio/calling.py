@@ -13,6 +13,7 @@ from krayne import paths
 from krayne.api.asking import Ask, Json, LostError, Plan
 from krayne.errors import DaemonUnreachableError, KrayneError, ProtocolError
 from krayne_client.connection import API_VERSION, LINE_LIMIT, result_of
+from krayne_client.pluginpath import give_path
 
 T = TypeVar("T")
 GONE = (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError, OSError)
@@ -74,6 +75,7 @@ class Talk:
         self._stream = stream
         self._rest = bytearray()
         self._calls = 0
+        self._gives_path = True  # once, to a daemon that asks for it
 
     @classmethod
     async def begin(cls) -> Self:
@@ -108,11 +110,21 @@ class Talk:
                     if line.get("method") == "call.progress" and ask.on_progress is not None:
                         ask.on_progress(line["params"]["cluster"])
                     elif "method" not in line and line.get("id") in (self._calls, None):
-                        return result_of(line)
+                        break
         except TimeoutError:
             raise DaemonUnreachableError(
                 "the daemon does not answer", hint="krayne daemon restart", retryable=True
             ) from None
+        if await self._gave_path(line) and "error" in line:
+            return await self.call(ask)
+        return result_of(line)
+
+    async def _gave_path(self, answer: Json) -> bool:
+        """Whether the daemon lacked a credential plugin that is on our PATH, and has it now."""
+        if not self._gives_path or answer.get("meta") != {"wants": "path"}:
+            return False
+        self._gives_path = False
+        return await to_thread.run_sync(give_path, abandon_on_cancel=True)
 
     async def line(self) -> Json:
         """The next line that comes, however long that takes. Raises LostError, ProtocolError."""
