@@ -12,7 +12,7 @@ import anyio
 
 from kraynd.core.model import ForwardKey
 from kraynd.forwards import Forwards
-from kraynd.local import handover
+from kraynd.local import handover, system
 from kraynd.local.handover import Door
 
 LEFTOVER_SECONDS = 60.0  # a socket no forward claimed so long after the first look is one whose forward is gone
@@ -27,7 +27,7 @@ class DescriptorStore:
         self._besides = besides  # sockets in the folder of the forwards' that are not theirs
         self._stored: dict[ForwardKey, tuple[Door, ...]] = {}
         self._settled = anyio.Event()
-        self._left = False
+        self._left = not system.is_managed()  # nobody keeps anything
 
     def put_control(self, control: socket.socket) -> bool:
         """Keep the control socket; whether there is a manager that does."""

@@ -12,7 +12,7 @@ import secrets
 import socket
 import stat
 import sys
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Iterator
 
 from kraynd.local import handover
 from kraynd.local.control import identity, remove_if_ours
@@ -55,6 +55,7 @@ class Listener:
         self._identity: tuple[int, int] | None = None
         self._paused = False
         self._starved: asyncio.TimerHandle | None = None
+        self._doors: tuple[Door, ...] | None = None
         self.keep_path = False  # somebody has a copy of the Unix socket and goes on with it: its path stays
 
     @property
@@ -70,17 +71,23 @@ class Listener:
     @property
     def doors(self) -> tuple[Door, ...]:
         """The listening sockets, and the names under which they are handed on."""
+        if self._doors is None:  # asked for at every change of any forward
+            self._doors = tuple(self._named())
+        return self._doors
+
+    def _named(self) -> Iterator[Door]:
         file = self._identity or (identity(self.path) if self.path is not None else None)
         port = handover.forward_name(self.port)
-        found = [*self.sockets, *self._inherited]
-        doors = [(port, one) for one in found if one.family != socket.AF_UNIX]
-        if file is not None:
-            doors += [(handover.unix_name(file), one) for one in found if one.family == socket.AF_UNIX]
-        return tuple(doors)
+        for one in (*self.sockets, *self._inherited):
+            if one.family != socket.AF_UNIX:
+                yield port, one
+            elif file is not None:
+                yield handover.unix_name(file), one
 
     def open(self) -> None:
         """Bind, listen, accept. Raises OSError when the port cannot be had on every loopback address there is."""
         self._loop = asyncio.get_running_loop()
+        self._doors = None
         # Taken once: sockets that do not help are closed, and bound anew by the next try.
         inherited = [one for one in self._inherited if one.family != socket.AF_UNIX]
         self._inherited = tuple(one for one in self._inherited if one.family == socket.AF_UNIX)
@@ -113,6 +120,7 @@ class Listener:
             one.close()
         self.sockets = []
         self._inherited = ()
+        self._doors = None
         if self.path is not None:
             if not self.keep_path:
                 remove_if_ours(self.path, self._identity)

@@ -18,6 +18,11 @@ SLEEP_GAP = 3.0  # a gap shorter than this is a loaded machine, not a sleep
 WANTED_DESCRIPTORS = 65_536  # 250 forwards with some hundred connections each
 
 
+def is_managed() -> bool:
+    """Whether there is a service manager to tell."""
+    return bool(os.environ.get("NOTIFY_SOCKET"))
+
+
 def notify(message: str, descriptors: Sequence[int] = ()) -> bool:
     """Tell the service manager (sd_notify(3)); False without one. `message` is "READY=1", "STATUS=..." and so on."""
     address = os.environ.get("NOTIFY_SOCKET")
