@@ -28,6 +28,8 @@ type and default; *added* is new here.
 SOCKET = """\
 JSON-RPC 2.0 over the control socket, one message a line. `rpc.discover` answers this very document as OpenRPC
 {openrpc}; the API's version is {version}. Methods marked *changes* finish even when their caller goes away.
+An answer with `"meta": {{"wants": "path"}}` says that the daemon lacks a credential plugin: a client may offer its
+PATH by [daemon.path](#daemonpath).
 """
 PLAIN = {str: "text", int: "whole number", float: "number", bool: "true or false", type(None): "nothing"}
 # The rows of the original configuration reference; what is not there is an addition of ours.
