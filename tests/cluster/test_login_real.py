@@ -68,6 +68,28 @@ class Login:
         return sum(one["user"].get("username", "") in names for one in self._plane.audit())
 
 
+def test_a_plugin_installed_since_is_found_by_the_command_that_needs_it(
+    plane: ControlPlane, namespace: str, tmp_path: Path
+) -> None:
+    login = Login(plane, f"plugin-{namespace}", tmp_path)
+    login.log_in()
+    tool = tmp_path / "cloud-login"
+    (tmp_path / "aws").rename(tool)
+    config = json.loads(login.kubeconfig.read_text())
+    config["users"][0]["user"]["exec"]["command"] = tool.name
+    login.kubeconfig.write_text(json.dumps(config))
+    with home_with(login.kubeconfig) as krayne:
+        krayne("daemon", "start")
+        world = condition(krayne, "login-needed")
+        assert f"{tool.name} was not found; searched {krayne.env['PATH']}" in world["reason"]
+        path = f"{krayne.env['PATH']}:{tmp_path}"
+        done = krayne("create", "demo", "-n", namespace, "--wait", "--timeout", "100s", PATH=path)
+        assert "this shell's PATH" in done.err
+        assert krayne.cluster("demo")["phase"] == "ready"
+        krayne("daemon", "restart", PATH=path)
+        condition(krayne, "ready")
+
+
 def test_an_expired_login_is_told_waited_for_and_gone_on_from(
     plane: ControlPlane, namespace: str, tmp_path: Path
 ) -> None:
