@@ -16,7 +16,8 @@ pytestmark = pytest.mark.timeout(180)
 
 
 def test_who_waits_and_who_is_refused_is_counted(declared: dict[str, str], tmp_path: Path) -> None:
-    (tmp_path / "home" / "kraynd.yaml").write_text("hold: {connections: 1, seconds: 3000}\n")
+    with (tmp_path / "home" / "kraynd.yaml").open("a") as settings:
+        settings.write("hold: {connections: 1, seconds: 3000}\n")
     with daemon(declared) as process, reached(process) as found:
         path, port = doors(found)["ssh"]
 

@@ -31,6 +31,8 @@ def declared(environ: dict[str, str], tmp_path: Path) -> dict[str, str]:
     clusters = tmp_path / "home" / "clusters"
     clusters.mkdir(mode=0o700, parents=True)
     (clusters / "demo.yaml").write_text("name: demo\n")
+    low = 15_000 + os.getpid() % 200 * 40  # not those of another such daemon: the same cluster has the same ports
+    (tmp_path / "home" / "kraynd.yaml").write_text(f"ports: {{low: {low}, high: {low + 39}}}\n")
     return environ
 
 
