@@ -57,7 +57,10 @@ def up(_: argparse.Namespace) -> int:
         sys.stdout.write(f"the sandbox runs already at {found['url']} (pid {found['pid']})\n")
         return 0
     words.aside("starting the sandbox's Kubernetes API ...")
+    before = _last_port()
     found = _start()
+    if before and not str(found["url"]).endswith(f":{before}"):
+        words.aside(f"https://127.0.0.1:{before} of last time is somebody else's now: kubectl wants the new kubeconfig")
     words.aside(f"it answers at {found['url']} (pid {found['pid']})")
     if not _has_ray():
         words.aside("Ray is not installed here: clusters will wait for it. Mend it with: pip install 'kraynd[sandbox]'")
@@ -191,9 +194,28 @@ def _start() -> dict[str, Any]:
         if found is not None:
             return found
         if process.poll() is not None:
-            raise KrayneError(f"the sandbox ended at once with code {process.returncode}", hint=f"see {output}")
+            raise KrayneError(
+                f"the sandbox ended at once: {_last_line(output)}",
+                hint=f"see {output}; krayne sandbox down --purge forgets its state",
+            )
         time.sleep(PAUSE)
     raise KrayneError(f"the sandbox did not answer in {START_SECONDS:g} s", hint=f"see {output}")
+
+
+def _last_port() -> str:
+    """The port the API had, empty when it never ran."""
+    try:
+        with open(os.path.join(folder(), "port"), encoding="ascii") as file:
+            return file.read().strip()
+    except (OSError, ValueError):
+        return ""
+
+
+def _last_line(path: str) -> str:
+    """What a program said last."""
+    with open(path, encoding="utf-8", errors="replace") as file:
+        lines = [line.strip() for line in file if line.strip()]
+    return lines[-1][:300] if lines else "it said nothing"
 
 
 def _end(known: dict[str, Any]) -> None:

@@ -26,6 +26,7 @@ from krayne_sandbox.node.logs import read_log
 from krayne_sandbox.node.processes import UNKNOWN_CODE, Process, end_all, look, send, wait_end
 from krayne_sandbox.node.run import Run
 from krayne_sandbox.node.services import answer_report, begin_services, watch_services
+from krayne_sandbox.node.telling import Telling
 from krayne_sandbox.store import FellBehindError, Store
 
 LOG: Final = logging.getLogger(__name__)
@@ -47,11 +48,13 @@ class LocalNode:
         self._runs: dict[str, Run] = {}
         self._changed = anyio.Event()
         self._tasks: anyio.abc.TaskGroup | None = None
+        self._telling: Telling | None = None
 
     async def run(self) -> None:
         """Keep every pod of this node, for ever. Pods outlive this."""
         _register(self._store)
         async with anyio.create_task_group() as self._tasks:
+            self._telling = Telling(self._store, self._tasks)
             while True:
                 with self._store.subscribe(PODS) as subscription:
                     try:
@@ -79,8 +82,8 @@ class LocalNode:
             del self._runs[uid]
             if run.over:
                 run.forget()
-        elif going and run.over:
-            self._store.remove(PODS, run.namespace, run.name)
+        elif going and run.over and self._telling is not None:
+            self._telling.gone(run)
 
     async def _live(self, run: Run) -> None:
         end = End(UNKNOWN_CODE, "")
@@ -107,8 +110,8 @@ class LocalNode:
         run.forget()
         self._end_workers(run)
         self._tell_change()
-        if run.going.is_set():
-            self._store.remove(PODS, run.namespace, run.name)
+        if run.going.is_set() and self._telling is not None:
+            self._telling.gone(run)
         else:
             self._write(run, podstatus.ended(self._current(run), end.code, end.text, self._now()))
 
@@ -181,9 +184,8 @@ class LocalNode:
         return self._store.find(PODS, run.namespace, run.name) or run.pod
 
     def _write(self, run: Run, status: Json) -> None:
-        current = self._store.find(PODS, run.namespace, run.name)
-        if current is not None and metadata(current)["uid"] == run.uid:
-            self._store.update(PODS, {**current, "status": status}, subresource="status")
+        if self._telling is not None:
+            self._telling.status(run, status)
 
     # What the API asks for.
 

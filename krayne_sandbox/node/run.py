@@ -1,6 +1,7 @@
 """One pod on this machine: its folder, its process, where its ports are. Its record outlives the sandbox's process."""
 
 import json
+import logging
 import os
 import shutil
 import socket
@@ -17,6 +18,7 @@ from krayne_sandbox.core.rayplan import HEAD, labels_of
 from krayne_sandbox.node import ray
 from krayne_sandbox.node.processes import HOME_MARK, POD_MARK, Process, is_alive, look, start
 
+LOG: Final = logging.getLogger(__name__)
 MOST_SERVED: Final = 200  # processes at once for the connections of one pod
 
 
@@ -77,10 +79,17 @@ class Run:
         self.child = start(argv, env, self.folder, self.log)
         seen = look(self.child.pid)
         self.process = Process(self.child.pid, seen.start if seen else 0)
-        self.save()
+        self._record()
 
     def save(self) -> None:
-        """Write down what a later process must know."""
+        """Write down what has changed since. A disk that takes nothing costs a later process some of it."""
+        try:
+            self._record()
+        except OSError as error:
+            LOG.warning("pod %s: %s", self.name, error)
+
+    def _record(self) -> None:
+        """Write down what a later process must know. Raises OSError."""
         assert self.process is not None
         told: dict[str, Any] = {
             "process": self.process,

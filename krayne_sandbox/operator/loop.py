@@ -4,7 +4,11 @@ Owns no rule: core/rayplan decides, core/raystatus tells. Invariant: a cluster t
 """
 
 import logging
+import math
+from http import HTTPStatus
 from typing import Final
+
+import anyio
 
 from krayne_sandbox.core.meta import Json, metadata, name_of, namespace_of, stamp
 from krayne_sandbox.core.rayplan import HEAD, Plan, labels_of, plan
@@ -17,42 +21,49 @@ LOG: Final = logging.getLogger(__name__)
 COMPONENT: Final = "raycluster-controller"
 EVENTS_KEPT: Final = 500  # in the store; the oldest go first
 EVENT_TEXT: Final = 1024
+AGAIN: Final = 5.0  # seconds before what the disk did not take is tried again
 
 Key = tuple[str, str]
 
 
 async def operate(store: Store) -> None:
     """Keep every RayCluster, for ever."""
+    late: set[Key] = set()
     while True:
         with store.subscribe(RAYCLUSTERS, PODS, SERVICES) as subscription:
             try:
                 while True:
-                    found = [_cluster_of(change.object) for change in await subscription.changes()]
-                    for namespace, name in sorted({key for key in found if key is not None}):
-                        keep(store, namespace, name)
+                    found: set[Key | None] = set()
+                    with anyio.move_on_after(AGAIN if late else math.inf):
+                        found = {_cluster_of(change.object) for change in await subscription.changes()}
+                    due = sorted({key for key in found if key is not None} or late)
+                    done = {key for key in due if keep(store, *key)}
+                    late = (late | set(due)) - done
             except FellBehindError:
                 LOG.warning("the operator fell behind and starts anew")
 
 
-def keep(store: Store, namespace: str, name: str) -> None:
-    """One cluster, as far as it can be done now; what follows from it comes back as changes."""
+def keep(store: Store, namespace: str, name: str) -> bool:
+    """One cluster, as far as it can be done now; what follows comes back as changes. False: the disk takes nothing."""
     try:
         cluster = store.find(RAYCLUSTERS, namespace, name)
         if cluster is None:
-            return
+            return True
         selector = f"ray.io/cluster={name}"
         pods = store.list(PODS, namespace, labels=selector)
         _carry_out(store, cluster, plan(cluster, pods, store.list(SERVICES, namespace, labels=selector)))
         current = store.find(RAYCLUSTERS, namespace, name)
         if current is None:
-            return
+            return True
         status = status_of(current, store.list(PODS, namespace, labels=selector), stamp(store.now))
         if status != current.get("status"):
             store.update(RAYCLUSTERS, {**current, "status": status}, subresource="status")
     except StatusError as error:
         LOG.warning("%s/%s: %s", namespace, name, error.message)
+        return error.code != HTTPStatus.INTERNAL_SERVER_ERROR
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         LOG.warning("%s/%s cannot be read: %r", namespace, name, error)
+    return True
 
 
 def _carry_out(store: Store, cluster: Json, decided: Plan) -> None:
