@@ -30,6 +30,7 @@ from krayne_sandbox.node.telling import Telling
 from krayne_sandbox.store import FellBehindError, Store
 
 LOG: Final = logging.getLogger(__name__)
+BACK_OFF: Final = 10.0  # seconds before a pod that could not start is given up, and replaced
 LOOK_PAUSE: Final = 5.0  # seconds between looks whether Ray has been installed meanwhile
 
 
@@ -38,6 +39,7 @@ class End(NamedTuple):
 
     code: int
     text: str
+    early: bool = False  # it never was what it should be: its successor will hardly do better
 
 
 class LocalNode:
@@ -113,7 +115,18 @@ class LocalNode:
         if run.going.is_set() and self._telling is not None:
             self._telling.gone(run)
         else:
+            await self._mourn(run, end)
             self._write(run, podstatus.ended(self._current(run), end.code, end.text, self._now()))
+
+    async def _mourn(self, run: Run, end: End) -> None:
+        """Say why it ended. One that never came up is not replaced at once, so that nothing spins."""
+        why = end.text or f"its process ended with code {end.code}"
+        if end.code and self._telling is not None:
+            self._telling.failed(run, why)
+        if end.early:
+            self._write(run, podstatus.waiting(self._current(run), "CrashLoopBackOff", why, self._now()))
+            with anyio.move_on_after(BACK_OFF):
+                await run.going.wait()
 
     def _end_workers(self, head: Run) -> None:
         """A worker whose head is gone computes nothing; Ray alone would notice a minute later."""
@@ -130,7 +143,7 @@ class LocalNode:
             try:
                 await self._begin(run)
             except (OSError, ArithmeticError, ValueError) as error:
-                return End(UNKNOWN_CODE, f"it cannot be started: {error}")
+                return End(UNKNOWN_CODE, f"it cannot be started: {error}", early=True)
         started = self._now()
         self._write(run, podstatus.running(self._current(run), started, self._now(), ready=False))
         async with anyio.create_task_group() as tasks:
@@ -138,7 +151,7 @@ class LocalNode:
             assert run.process is not None
             code = await wait_end(run.process, run.child)
             tasks.cancel_scope.cancel()
-        return End(code, _last_words(run.log))
+        return End(code, _last_words(run.log), early=bool(code) and not run.ready)
 
     async def _begin(self, run: Run) -> None:
         while missing := ray.ray_missing():

@@ -14,6 +14,7 @@ from krayne_sandbox.core.meta import Json, metadata
 from krayne_sandbox.core.statuses import StatusError
 from krayne_sandbox.kinds import PODS
 from krayne_sandbox.node.run import Run
+from krayne_sandbox.operator.loop import note
 from krayne_sandbox.store import Store
 
 LOG: Final = logging.getLogger(__name__)
@@ -30,6 +31,13 @@ class Telling:
     def status(self, run: Run, status: Json) -> None:
         """Its new status."""
         self._tell(run, status)
+
+    def failed(self, run: Run, why: str) -> None:
+        """An event that outlives the pod: a head that cannot start is replaced at once, and its status with it."""
+        try:
+            note(self._store, run.pod, "Failed", why, kind="Warning", by="sandbox")
+        except StatusError as error:
+            LOG.warning("pod %s: %s: %s", run.name, why, error.message)
 
     def gone(self, run: Run) -> None:
         """Nothing of it runs any more: its object goes."""

@@ -8,7 +8,6 @@ import http.server
 import shutil
 import signal
 import socketserver
-import stat
 import sys
 from pathlib import Path
 from threading import Thread
@@ -44,7 +43,7 @@ def install(folder: Path) -> Path:
     program = folder / "python"
     text = Path(__file__).read_text(encoding="utf-8").partition("\n")[2]
     program.write_text(f"#!{sys.executable}\n{text}", encoding="utf-8")
-    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    program.chmod(0o755)
     shutil.copy(program, folder / "ray")
     return program
 

@@ -12,8 +12,8 @@ from typing import Any
 import anyio
 import pytest
 
-from krayne_sandbox.kinds import PODS
-from krayne_sandbox.node import ray
+from krayne_sandbox.kinds import EVENTS, PODS
+from krayne_sandbox.node import pods, ray
 from krayne_sandbox.node.logs import read_log
 from krayne_sandbox.node.pods import LocalNode
 from krayne_sandbox.node.processes import Process, end_all, family, is_alive, look, start, wait_end
@@ -99,14 +99,14 @@ def pod() -> dict[str, Any]:
     return {"metadata": {"name": "demo-head", "namespace": "default", "labels": labels}, "spec": spec}
 
 
-async def state_of(store: Store, wanted: str) -> dict[str, Any]:
-    """The pod's container state, once it is of this kind."""
+async def state_of(store: Store, wanted: str, reason: str = "") -> dict[str, Any]:
+    """The pod's container state, once it is of this kind and for this reason."""
     with store.subscribe(PODS) as subscription:
         async with asyncio.timeout(LIMIT):
             while True:
                 for change in await subscription.changes():
                     for one in change.object.get("status", {}).get("containerStatuses") or ():
-                        if wanted in one["state"]:
+                        if wanted in one["state"] and reason in ("", one["state"][wanted].get("reason")):
                             return {**one["state"][wanted], "phase": change.object["status"]["phase"]}
 
 
@@ -138,12 +138,39 @@ async def test_a_process_that_ends_is_a_failed_pod(
 ) -> None:
     fake_ray(tmp_path, "print('no such thing'); raise SystemExit(3)")
     monkeypatch.setenv(ray.PYTHON, str(tmp_path / "bin" / "python"))
+    monkeypatch.setattr(pods, "BACK_OFF", 0.05)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(LocalNode(store, tmp_path).run)
         store.create(PODS, pod())
         told = await state_of(store, "terminated")
         tasks.cancel_scope.cancel()
     assert (told["phase"], told["exitCode"], told["message"]) == ("Failed", 3, "no such thing")
+    (event,) = store.list(EVENTS)
+    assert (event["type"], event["message"], event["involvedObject"]["kind"]) == ("Warning", "no such thing", "Pod")
+
+
+async def test_a_head_that_cannot_start_says_why_and_is_not_replaced_at_once(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_ray(tmp_path, "print('no such thing'); raise SystemExit(3)")
+    monkeypatch.setenv(ray.PYTHON, str(tmp_path / "bin" / "python"))
+    monkeypatch.setattr(pods, "BACK_OFF", 3600.0)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(LocalNode(store, tmp_path).run)
+        store.create(PODS, pod())
+        told = await state_of(store, "waiting", "CrashLoopBackOff")
+        assert (told["message"], told["phase"]) == ("no such thing", "Pending")
+        store.delete(PODS, "default", "demo-head")
+        assert await gone(store)
+        tasks.cancel_scope.cancel()
+
+
+async def gone(store: Store) -> bool:
+    """Once no pod is left."""
+    async with asyncio.timeout(LIMIT):
+        while store.list(PODS):
+            await anyio.sleep(0.02)
+    return True
 
 
 async def test_a_pod_outlives_the_node_and_is_found_again(
