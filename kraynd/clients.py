@@ -58,8 +58,10 @@ class Opener(Protocol):
     def open_now(self, target: PodTarget, port: int, local: End, first: bytes = b"") -> Stream | None:
         """A stream on a warm tunnel in this tick; None when one must be dialed."""
 
-    async def open(self, target: PodTarget, port: int, local: End, first: bytes = b"") -> Stream:
-        """A stream, after a dial where one is needed. Raises KrayneError."""
+    async def open(
+        self, target: PodTarget, port: int, local: End, first: bytes = b"", *, aside: bool = False
+    ) -> Stream:
+        """A stream, after a dial where one is needed; `aside` warms nothing up for others. Raises KrayneError."""
 
 
 class Aim(msgspec.Struct, frozen=True):

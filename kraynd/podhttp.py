@@ -55,7 +55,7 @@ async def ask(
     request = f"GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n".encode()
     try:
         with anyio.fail_after(seconds):
-            stream = await opener.open(target, port, answer, request)
+            stream = await opener.open(target, port, answer, request, aside=True)
             splice(answer, stream)
             await answer.ended.wait()
     finally:

@@ -10,6 +10,7 @@ from http import HTTPStatus
 
 import anyio
 
+from kraynd.core.backoff import Backoff
 from kraynd.core.bootstrap import STATUS_PATH, ServiceReport, parse_service_report
 from kraynd.core.model import ClusterKey, PodTarget
 from kraynd.forwards import Opener
@@ -19,7 +20,8 @@ from krayne.errors import KrayneError
 log = logging.getLogger("kraynd.reports")
 
 ASK_EVERY = 3.0  # seconds while something installs
-QUIET_AFTER = 60.0  # seconds between questions to a pod that does not answer, or whose service failed
+AFTER_FAILURE = 60.0  # seconds until the next question about a service that failed to install
+SILENCE = Backoff(base=60.0, cap=600.0, jitter=0.0)  # between questions to a pod that does not answer
 
 
 class _Course:
@@ -29,6 +31,7 @@ class _Course:
         self.opener = opener
         self.target = target
         self.due = 0.0
+        self.unanswered = 0
 
 
 class Reports:
@@ -71,11 +74,13 @@ class Reports:
             return
         now = anyio.current_time()
         if report is None:
-            course.due = now + QUIET_AFTER
+            course.unanswered += 1
+            course.due = now + SILENCE.delay(course.unanswered, 0.0)
             self._learn(key, {})
             return
+        course.unanswered = 0
         states = {one.state for one in report.values()}
-        course.due = now + (ASK_EVERY if "installing" in states else QUIET_AFTER)
+        course.due = now + (ASK_EVERY if "installing" in states else AFTER_FAILURE)
         if states <= {"running"}:
             course.due = float("inf")
         self._learn(key, report)

@@ -27,7 +27,7 @@ STALLED_TOO = 2  # times `per_pod` tunnels, when some of them are stalled
 
 class TunnelSettings(msgspec.Struct, frozen=True):
     """`transport`: auto, spdy or websocket. `idle`: seconds a used pod's tunnel stays warm; `extra_idle`: those
-    beyond the spare ones. `spare`: idle tunnels kept ready beside busy ones. `per_pod`, `total`: most tunnels."""
+    beyond the spare ones, and those of a pod nobody uses. `spare`: idle tunnels kept ready beside busy ones. `per_pod`, `total`: most tunnels."""
 
     transport: str = "auto"
     idle: float = 600.0
@@ -65,6 +65,7 @@ class _Pod:
         self.wires: list[Wire] = []
         self.dials: list[_Dial] = []
         self.waiting = 0
+        self.used = False  # by somebody's connection, not by the daemon's own questions alone
         self.gone = False
 
     @property
@@ -111,17 +112,21 @@ class TunnelPool:
         pod = self._pods.get(target.uid)
         if pod is None:
             return None
+        pod.used = True
         wire = self._place(pod)
         return None if wire is None else self._open_on(pod, wire, port, local, first)
 
-    async def open(self, target: PodTarget, port: int, local: End, first: bytes = b"") -> PodStream:
-        """Connect, dialling if needed.
+    async def open(
+        self, target: PodTarget, port: int, local: End, first: bytes = b"", *, aside: bool = False
+    ) -> PodStream:
+        """Connect, dialling if needed. `aside`: a question of the daemon's own, for which nothing is kept warm.
 
         Raises KrayneError: api-unreachable, dial-timeout (retryable), login-needed, forbidden, pod-gone.
         """
         pod = self._pods.get(target.uid)
         if pod is None:
             pod = self._pods[target.uid] = _Pod(target)
+        pod.used = pod.used or not aside
         wire = self._place(pod)
         if wire is None:
             pod.waiting += 1
@@ -179,6 +184,8 @@ class TunnelPool:
 
     def _open_on(self, pod: _Pod, wire: Wire, port: int, local: End, first: bytes) -> PodStream:
         stream = wire.open(port, local, first)
+        if not pod.used:
+            return stream
         usable = [one for one in pod.wires if one.usable]
         idle = sum(one.idle for one in usable)
         if idle + len(pod.dials) < self._settings.spare and self._may_dial(pod, len(usable)):
@@ -252,7 +259,7 @@ class TunnelPool:
     def wire_idle(self, wire: Wire) -> float:
         """Part of Owner."""
         pod = self._pods.get(wire.target.uid)
-        idle = [one for one in pod.wires if one.idle] if pod is not None else []
+        idle = [one for one in pod.wires if one.idle] if pod is not None and pod.used else []
         keep = idle[: max(1, self._settings.spare)]
         return self._settings.idle if wire in keep else self._settings.extra_idle
 

@@ -179,8 +179,11 @@ class Desired:
     async def _look(self) -> bool:
         """Scan, read what changed, and publish once two scans agree. True when the snapshot is a new one."""
         before = self.snapshot
-        stamps = await to_thread.run_sync(self._stamps)
-        if stamps is not None and stamps != {name: file.stamp for name, file in self._files.items()}:
+        stamps, marked = await to_thread.run_sync(self._seen)
+        same = stamps == {name: file.stamp for name, file in self._files.items()}
+        if same and marked == before.healthy:
+            return False
+        if stamps is not None and not same:
             await anyio.sleep(SETTLE)
             if await to_thread.run_sync(self._stamps) != stamps:
                 self.poke()  # still being written: look again at once
@@ -188,6 +191,10 @@ class Desired:
             await to_thread.run_sync(self._read, stamps, self._clock())
         self._publish()
         return self.snapshot != before
+
+    def _seen(self) -> tuple[dict[str, Stamp] | None, bool]:
+        """The stamps, and whether the home is as it should be: one trip to a worker thread."""
+        return self._stamps(), self._home.healthy()
 
     def _stamps(self) -> dict[str, Stamp] | None:
         """Every cluster file's stamp, or None (and `_unreadable`) when the folder cannot be listed whole."""

@@ -9,8 +9,8 @@ from tests.cluster.using import until
 
 CLUSTERS = 10
 FORWARDS = 250
-WATCHED = 20.0  # seconds over which CPU is counted
-SETTLE = 75.0  # the daemon calls itself quiet after a minute without a change, and looks at its folder less often then
+WATCHED = 40.0  # seconds over which CPU is counted
+SETTLE = 105.0  # after a minute without a change the daemon looks at its folder less often, and asks pods hardly at all
 
 
 def idle(lab: Lab, _rounds: int) -> None:

@@ -207,7 +207,9 @@ class Pool:
         stream.begin(local, first)
         return stream
 
-    async def open(self, target: PodTarget, port: int, local: End, first: bytes = b"") -> PodStream:
+    async def open(
+        self, target: PodTarget, port: int, local: End, first: bytes = b"", *, aside: bool = False
+    ) -> PodStream:
         self.dials += 1
         await anyio.lowlevel.checkpoint()
         if self.gate is not None:

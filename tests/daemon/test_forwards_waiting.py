@@ -338,7 +338,9 @@ async def test_open_streams_outlive_a_new_aim(house: House) -> None:
 
 async def test_a_stream_that_ended_while_it_was_opened_is_noticed(house: House) -> None:
     class EndsAtOnce(Pool):
-        async def open(self, target: PodTarget, port: int, local: End, first: bytes = b"") -> PodStream:
+        async def open(
+            self, target: PodTarget, port: int, local: End, first: bytes = b"", *, aside: bool = False
+        ) -> PodStream:
             stream = PodStream(App())
             stream.end("refused", "gone before it began")
             self.streams.append(stream)

@@ -117,9 +117,9 @@ async def ended(stream: PodStream) -> StreamEnd:
     return stream.result
 
 
-async def echo(pool: TunnelPool, payload: bytes = b"hello") -> None:
+async def echo(pool: TunnelPool, payload: bytes = b"hello", *, aside: bool = False) -> None:
     local = Local(len(payload))
-    stream = await pool.open(TARGET, 80, local, payload)
+    stream = await pool.open(TARGET, 80, local, payload, aside=aside)
     with anyio.fail_after(LIMIT):
         await local.enough.wait()
     assert local.data == payload
@@ -493,6 +493,18 @@ async def test_unused_tunnels_close() -> None:
     async with serving(node, idle=0.05, extra_idle=0.01) as (pool, _):
         await echo(pool)
         await until(lambda: not node.tunnels and not pool.stats)
+
+
+async def test_a_question_of_our_own_keeps_nothing_warm() -> None:
+    node = Node()
+    async with serving(node, idle=3600.0, extra_idle=0.01) as (pool, _):
+        await echo(pool, aside=True)
+        await until(lambda: not node.tunnels and not pool.stats)
+        assert node.opened == 1
+        await echo(pool)
+        await echo(pool, aside=True)
+        await until(lambda: [stats.streams for stats in pool.stats.values()] == [0])
+        assert node.tunnels, "a pod in use stays warm, whoever asked last"
 
 
 async def test_a_pod_that_is_gone_keeps_no_tunnel() -> None:
