@@ -27,7 +27,8 @@ STALLED_TOO = 2  # times `per_pod` tunnels, when some of them are stalled
 
 class TunnelSettings(msgspec.Struct, frozen=True):
     """`transport`: auto, spdy or websocket. `idle`: seconds a used pod's tunnel stays warm; `extra_idle`: those
-    beyond the spare ones, and those of a pod nobody uses. `spare`: idle tunnels kept ready beside busy ones. `per_pod`, `total`: most tunnels."""
+    beyond the spare ones, and those of a pod nobody uses. `spare`: idle tunnels kept ready beside busy ones.
+    `per_pod`, `total`: most tunnels."""
 
     transport: str = "auto"
     idle: float = 600.0

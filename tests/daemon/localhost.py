@@ -1,6 +1,8 @@
 """What tests of forwards share: the loops to run on, and a user's program on a local port."""
 
 import asyncio
+import errno
+import random
 import socket
 import struct
 from collections.abc import Callable
@@ -23,8 +25,18 @@ async def until(reached: Callable[[], bool]) -> None:
             await anyio.sleep(0)
 
 
+def free_doors() -> list[socket.socket]:
+    """Listening sockets on a port of both families that is not among those which clients are given."""
+    while True:
+        try:
+            return bind_loopback(random.randrange(12_000, 32_000))
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+
+
 def free_port() -> int:
-    sockets = bind_loopback(0)
+    sockets = free_doors()
     port: int = sockets[0].getsockname()[1]
     for one in sockets:
         one.close()

@@ -14,10 +14,10 @@ from kraynd.core.model import ForwardKey, PodTarget
 from kraynd.core.pipe import End
 from kraynd.forwards import ForwardSpec, HoldSettings, socket_name
 from kraynd.local.accepted import HIGH
-from kraynd.local.listen import Listener, bind_loopback, bind_unix
+from kraynd.local.listen import Listener, bind_unix
 from tests.daemon.fakepod import Flood, PodStream
 from tests.daemon.house import BANNER, ECHO, FLOOD, FLOOD_BYTES, LAST_WORD, SILENT, SSH, House, built
-from tests.daemon.localhost import LOOPS, Client, free_port, until
+from tests.daemon.localhost import LOOPS, Client, free_doors, free_port, until
 
 pytestmark = pytest.mark.anyio
 
@@ -334,7 +334,7 @@ async def test_forwards_wanted_before_the_run_are_opened_by_it(tmp_path: Path) -
 
 
 async def test_inherited_sockets_serve_who_came_while_there_was_no_daemon(tmp_path: Path) -> None:
-    sockets = bind_loopback(0)
+    sockets = free_doors()
     port = sockets[0].getsockname()[1]
     early = Client(socket.create_connection(("127.0.0.1", port)))
     async with built(tmp_path, inherited=sockets) as house:

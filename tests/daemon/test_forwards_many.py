@@ -34,8 +34,6 @@ def anyio_backend(request: pytest.FixtureRequest) -> object:
 @asynccontextmanager
 async def fifty(tmp_path: Path) -> AsyncIterator[tuple[Forwards, dict[ForwardKey, int], Node]]:
     node = Node(programs={80 + service: Echo for service in range(SERVICES)})
-    endpoint = Endpoint(await node.start())
-    pool = TunnelPool(endpoint, settings=TunnelSettings())
     forwards = Forwards(socket_dir=str(tmp_path / "run"), on_change=lambda _: None)
     keys = [
         ForwardKey("default", f"c{cluster}", f"s{service}")
@@ -45,6 +43,7 @@ async def fifty(tmp_path: Path) -> AsyncIterator[tuple[Forwards, dict[ForwardKey
     ports: dict[ForwardKey, int] = {}
     while len(set(ports.values())) < len(keys):
         ports = {key: free_port() for key in keys}
+    pool = TunnelPool(Endpoint(await node.start()), settings=TunnelSettings())
     forwards.want([ForwardSpec(key, 80 + int(key.service[1:]), ports[key], "tcp") for key in keys])
     try:
         async with anyio.create_task_group() as tasks:

@@ -22,7 +22,8 @@ from kraynd.core.forwarding import KEEP_LIMIT
 from kraynd.core.pipe import Buffer, End
 from kraynd.local import listen
 from kraynd.local.accepted import DRAIN_SECONDS, HIGH, READ_SIZE, LocalConnection, Mode
-from kraynd.local.listen import Listener, bind_loopback, bind_unix
+from kraynd.local.listen import Listener, bind_unix
+from tests.daemon.localhost import free_doors
 
 pytestmark = pytest.mark.anyio
 
@@ -424,13 +425,13 @@ async def test_a_machine_without_ipv6_works(monkeypatch: pytest.MonkeyPatch) -> 
         return bind(family, host, port)
 
     monkeypatch.setattr(listen, "_bind", without_ipv6)
-    sockets = bind_loopback(0)
+    sockets = free_doors()
     assert [one.family for one in sockets] == [socket.AF_INET]
     sockets[0].close()
 
 
 async def test_inherited_sockets_are_adopted_with_who_waits_in_them() -> None:
-    sockets = bind_loopback(0)
+    sockets = free_doors()
     port = sockets[0].getsockname()[1]
     client = socket.create_connection(("127.0.0.1", port))
     hall = Hall()
