@@ -21,6 +21,7 @@ CALL_SECONDS = 330.0  # a little longer than the daemon gives a call
 VIEW_SECONDS = 30.0  # views come from the daemon's memory: longer is a daemon that hangs
 CONNECT_SECONDS = 5.0
 QUEUE_PAUSE = 0.02
+CTRL_C_SECONDS = 1.0  # most a Ctrl-C may go unseen: one that comes just before a system call does not end it
 LINE_LIMIT = 4 * 1024 * 1024
 _ABSENT = (FileNotFoundError, ConnectionRefusedError)
 
@@ -141,15 +142,20 @@ class Connection:
         return answer
 
     def _receive(self, deadline: float | None) -> bytes:
-        try:
-            self._socket.settimeout(None if deadline is None else max(0.01, deadline - time.monotonic()))
-            data = self._socket.recv(1 << 18)
-        except TimeoutError:
-            raise DaemonUnreachableError(
-                "the daemon does not answer", hint="krayne daemon restart", retryable=True
-            ) from None
-        except OSError:
-            data = b""
+        data: bytes | None = None
+        while data is None:
+            left = CTRL_C_SECONDS if deadline is None else deadline - time.monotonic()
+            self._socket.settimeout(min(CTRL_C_SECONDS, max(0.01, left)))
+            try:
+                data = self._socket.recv(1 << 18)
+            except TimeoutError:
+                if left > CTRL_C_SECONDS or deadline is None:
+                    continue
+                raise DaemonUnreachableError(
+                    "the daemon does not answer", hint="krayne daemon restart", retryable=True
+                ) from None
+            except OSError:
+                data = b""
         if not data:
             raise DaemonUnreachableError(
                 "the daemon went away before it answered", hint="krayne status, then repeat the command"

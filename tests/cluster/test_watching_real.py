@@ -20,7 +20,8 @@ TOLD = 120.0  # seconds for a step to be told: events are asked for seldom
 INTERRUPTED = 130
 IMAGE = "rayproject/ray:9.9"
 # Ctrl-C as in a terminal, also where the tests were started in the background, which ignores it.
-COMMAND = """import signal, sys
+COMMAND = """import faulthandler, signal, sys
+faulthandler.register(signal.SIGUSR1)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 from krayne_client.main import main
 sys.exit(main())
@@ -47,7 +48,14 @@ class Watching:
 
     def ended(self) -> int:
         """Its exit code."""
-        return self.process.wait(COMMAND_LIMIT)
+        try:
+            return self.process.wait(COMMAND_LIMIT)
+        except subprocess.TimeoutExpired as error:
+            said = self.said
+            self.process.send_signal(signal.SIGUSR1)  # where it stands
+            until("its stack", lambda: self.said != said)
+            error.add_note(self.said)
+            raise
 
 
 @contextmanager
