@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,16 @@ class Page:
         except TimeoutError:
             shown = await self.run("document.body.innerText")
             raise AssertionError(f"never true: {expression}\nthe page says: {str(shown)[:2000]}") from None
+
+    async def repeat(self, action: Callable[[], Awaitable[object]], expression: str, every: float) -> Any:
+        """Act, and again every so many seconds until the expression is true: what a person does with a page that
+        is not ready for its keys yet. Its value."""
+        with anyio.move_on_after(self._limit):
+            while True:
+                await action()
+                with anyio.move_on_after(every):
+                    return await self.when(expression)
+        return await self.when(expression)  # says what the page shows
 
     async def press_shift_enter(self) -> None:
         """As by hand."""
