@@ -3,7 +3,7 @@
 import asyncio
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -13,6 +13,7 @@ from tests.controlplane.process import wait_until
 CHUNK = 65536
 HELD = {"01", "08"}  # ESTABLISHED and CLOSE_WAIT, as /proc/net/tcp writes them
 CUT_LIMIT = 60.0  # seconds
+TURNS = 3  # of a loop until an accepted connection has its protocol
 
 
 class _Link:
@@ -42,6 +43,7 @@ class Between:
         self._idle = idle
         self._deaf_to_new = False
         self._links: set[_Link] = set()
+        self._accepted: set[asyncio.StreamWriter] = set()
         self._loop = asyncio.new_event_loop()
 
     def go_deaf(self, *, new_too: bool = False) -> None:
@@ -113,14 +115,22 @@ class Between:
 
     async def _end(self, server: asyncio.Server) -> None:
         server.close()
-        await asyncio.sleep(0)
+        for _ in range(TURNS):
+            await asyncio.sleep(0)
         me = asyncio.current_task()
         while rest := [task for task in asyncio.all_tasks() if task is not me]:
             for task in rest:
                 task.cancel()
             await asyncio.wait(rest, timeout=1)
+        for writer in self._accepted:
+            writer.transport.abort()
+        await asyncio.sleep(0)
 
-    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Awaitable[None]:
+        self._accepted.add(writer)  # before its task begins: one that is cancelled before that closes nothing
+        return self._carry(reader, writer)
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         link: _Link | None = None
         try:
             while self._deaf_to_new:
@@ -134,6 +144,7 @@ class Between:
             return
         finally:
             writer.transport.abort()
+            self._accepted.discard(writer)
             if link is not None:
                 self._links.discard(link)
                 link.end()

@@ -20,6 +20,7 @@ from kraynd.kube.auth import load_endpoint
 from kraynd.kube.tunnel import PodStream, StreamEnd, TunnelPool, TunnelSettings
 from krayne.config import KrayneSettings
 from krayne.errors import KrayneError
+from tests.cluster.between import TURNS
 from tests.controlplane.api import ApiError
 from tests.controlplane.plane import ControlPlane
 from tests.controlplane.process import wait_until
@@ -68,9 +69,12 @@ async def serving(plane: ControlPlane, target: PodTarget, serve: Serve, port: in
     idle = asyncio.Event()
     idle.set()
 
-    async def one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writers.add(writer)
+    def one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Awaitable[None]:
+        writers.add(writer)  # before its task begins: one that is cancelled before that closes nothing
         idle.clear()
+        return talk(reader, writer)
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             with suppress(ConnectionError, asyncio.IncompleteReadError):
                 await serve(reader, writer)
@@ -86,9 +90,12 @@ async def serving(plane: ControlPlane, target: PodTarget, serve: Serve, port: in
         yield
     finally:
         server.close()
+        for _ in range(TURNS):  # of the loop: those accepted by now become writers
+            await anyio.sleep(0)
         for writer in list(writers):
             writer.transport.abort()
         await idle.wait()
+        await anyio.sleep(0)
 
 
 @asynccontextmanager

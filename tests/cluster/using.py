@@ -5,13 +5,14 @@ import shutil
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Self
 
+from tests.cluster.between import TURNS
 from tests.cluster.conftest import Krayne, make_krayne
 from tests.controlplane.plane import ControlPlane
 from tests.controlplane.process import wait_until
@@ -122,6 +123,7 @@ class Service:
         self.connections = 0
         self._answer = answer
         self._loop = asyncio.new_event_loop()
+        self._writers: set[asyncio.StreamWriter] = set()
 
     @contextmanager
     def running(self) -> Iterator[Self]:
@@ -144,14 +146,22 @@ class Service:
 
     async def _end(self, server: asyncio.Server) -> None:
         server.close()
-        await asyncio.sleep(0)  # those accepted in this tick get their tasks
+        for _ in range(TURNS):  # of the loop: those accepted by now get their tasks
+            await asyncio.sleep(0)
         me = asyncio.current_task()
         while rest := [task for task in asyncio.all_tasks() if task is not me]:
             for task in rest:
                 task.cancel()
             await asyncio.wait(rest, timeout=1)
+        for writer in self._writers:
+            writer.transport.abort()
+        await asyncio.sleep(0)
 
-    async def _one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Awaitable[None]:
+        self._writers.add(writer)  # before its task begins: one that is cancelled before that closes nothing
+        return self._talk(reader, writer)
+
+    async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         with suppress(ConnectionError, asyncio.CancelledError):
             await self._serve(reader, writer)
@@ -160,6 +170,7 @@ class Service:
         writer.transport.abort()
         with suppress(ConnectionError):
             await writer.wait_closed()
+        self._writers.discard(writer)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(self._answer(await reader.read()))
