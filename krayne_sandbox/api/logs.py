@@ -17,6 +17,8 @@ async def log(request: web.Request, target: Target, store: Store, node: Node) ->
     container = _container(pod, query.get("container", ""))
     if not (pod.get("spec") or {}).get("nodeName"):
         return web.Response(text="")  # nobody runs it yet
+    if is_true(query, "previous"):  # a pod that ended is replaced here: no container runs twice
+        raise bad_request(f'previous terminated container "{container}" in pod "{target.name}" not found')
     since = seconds_of(query.get("sinceTime"))
     if (ago := number(query, "sinceSeconds")) is not None:
         since = store.now - ago

@@ -4,6 +4,7 @@ HTTPS on 127.0.0.1 alone; a request without the token learns nothing but health 
 """
 
 import hmac
+import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -37,6 +38,9 @@ USER: Final = "krayne-sandbox-admin"
 OPEN_PATHS: Final = frozenset({"/healthz", "/readyz", "/livez", "/version"})
 SHUTDOWN_SECONDS: Final = 0.5  # open watches and streams get to end by themselves
 BACKLOG: Final = 128
+ACCESS: Final = logging.getLogger("krayne_sandbox.access")  # each request, at INFO
+ACCESS.setLevel(logging.WARNING)  # silent unless asked for
+ACCESS_FORMAT: Final = "%r %s"
 _REVIEWS: Final = {f"/apis/{one.group}/{one.version}/{one.plural}": one for one in REVIEWS}
 
 
@@ -54,8 +58,8 @@ async def serving(store: Store, node: Node, *, home: Path, port: int = 0) -> Asy
     known = await anyio.to_thread.run_sync(pki.credentials, home, time.time())
     wanted = port or _last_port(home)
     runner = web.AppRunner(
-        application(store, node, known.token), access_log=None, handle_signals=False, shutdown_timeout=SHUTDOWN_SECONDS,
-        handler_cancellation=True, auto_decompress=False,
+        application(store, node, known.token), access_log=ACCESS, access_log_format=ACCESS_FORMAT,
+        handle_signals=False, shutdown_timeout=SHUTDOWN_SECONDS, handler_cancellation=True, auto_decompress=False,
     )  # fmt: skip
     await runner.setup()
     try:

@@ -17,6 +17,7 @@ OVER: Final = frozenset({"Failed", "Succeeded"})
 # The ports a head has when its template names none.
 DEFAULT_PORTS: Final = {"client": 10001, "dashboard": 8265, "gcs-server": 6379, "metrics": 8080, "serve": 8000}
 NODE_NAME: Final = "sandbox"
+KUBERAY: Final = "1.6.2"  # whose definition this is, and whose doings
 AUTOSCALER: Final = "autoscaler"  # the container of Ray's autoscaler in a head pod
 START_COMMAND: Final = "KUBERAY_GEN_RAY_START_CMD"  # the variable in which KubeRay tells it to the container
 
@@ -242,8 +243,7 @@ def _pod(cluster: Json, group: Json, kind: str, group_label: str) -> Json:
     meta: Json = _owned(cluster, {**(given.get("labels") or {}), **own})
     middle = "head" if kind == HEAD else f"{group_label}-worker"
     meta["generateName"] = f"{name}-{middle}"[:PREFIX_LIMIT] + "-"
-    if given.get("annotations"):
-        meta["annotations"] = given["annotations"]
+    meta["annotations"] = {**(given.get("annotations") or {}), "ray.io/kuberay-version": f"v{KUBERAY}"}
     spec: dict[str, Any] = {"restartPolicy": "Always", **pod_spec_of({"template": template}), "nodeName": NODE_NAME}
     params = group.get("rayStartParams") or {}
     autoscaled = kind == HEAD and is_autoscaled(cluster)

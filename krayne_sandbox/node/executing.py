@@ -1,9 +1,11 @@
 """A command in a pod: a process of this machine in the pod's folder and environment, with pipes or a terminal."""
 
 import asyncio
+import errno
 import fcntl
 import os
 import pty
+import shutil
 import signal
 import struct
 import termios
@@ -13,6 +15,8 @@ from pathlib import Path
 from typing import Final
 
 CHUNK: Final = 65536
+# The leader of a new session gets the terminal that it opens first: without one of its own, Ctrl-C interrupts nobody.
+_ON_TERMINAL: Final = ("/bin/sh", "-c", 'tty=$1; shift; exec "$@" <"$tty" >"$tty" 2>&1', "sh")
 
 
 class LocalExecution:
@@ -34,9 +38,10 @@ class LocalExecution:
             return cls(process, None, process.stdout)
         ours, theirs = pty.openpty()
         try:
+            _check_program(command[0], env, folder)
             process = await asyncio.create_subprocess_exec(
-                *command, stdin=theirs, stdout=theirs, stderr=theirs, env={"TERM": "xterm", **env}, cwd=folder,
-                start_new_session=True,
+                *_ON_TERMINAL, os.ttyname(theirs), *command, stdin=theirs, stdout=theirs, stderr=theirs,
+                env={"TERM": "xterm", **env}, cwd=folder, start_new_session=True,
             )  # fmt: skip
         except BaseException:
             os.close(ours)
@@ -90,6 +95,13 @@ class LocalExecution:
         if self._terminal is not None:
             os.close(self._terminal)
             self._terminal = None
+
+
+def _check_program(program: str, env: Mapping[str, str], folder: Path) -> None:
+    """Raises FileNotFoundError, as starting it would: the shell between would only print it."""
+    where = str(folder / program) if "/" in program else program
+    if shutil.which(where, path=env.get("PATH")) is None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), program)
 
 
 async def _read(stream: asyncio.StreamReader | None) -> AsyncIterator[bytes]:

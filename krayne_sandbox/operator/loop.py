@@ -11,10 +11,13 @@ from typing import Final
 import anyio
 
 from krayne_sandbox.core.meta import Json, metadata, name_of, namespace_of, stamp
-from krayne_sandbox.core.rayplan import HEAD, Plan, labels_of, plan
+from krayne_sandbox.core.raychecks import fault_of
+from krayne_sandbox.core.rayplan import HEAD, NODE_NAME, Plan, labels_of, plan
 from krayne_sandbox.core.raystatus import status_of
+from krayne_sandbox.core.rules import Rules, admitted
 from krayne_sandbox.core.statuses import StatusError
-from krayne_sandbox.kinds import EVENTS, PODS, RAYCLUSTERS, SERVICES
+from krayne_sandbox.definitions import ray_definition
+from krayne_sandbox.kinds import EVENTS, PODS, RAYCLUSTERS, SERVICES, Kind
 from krayne_sandbox.store import FellBehindError, Store
 
 LOG: Final = logging.getLogger(__name__)
@@ -49,15 +52,15 @@ def keep(store: Store, namespace: str, name: str) -> bool:
         cluster = store.find(RAYCLUSTERS, namespace, name)
         if cluster is None:
             return True
+        if (fault := fault_of(cluster)) is not None:
+            note(store, cluster, fault.reason, fault.text, kind="Warning")
+            return True
         selector = f"ray.io/cluster={name}"
         pods = store.list(PODS, namespace, labels=selector)
-        _carry_out(store, cluster, plan(cluster, pods, store.list(SERVICES, namespace, labels=selector)))
-        current = store.find(RAYCLUSTERS, namespace, name)
-        if current is None:
-            return True
-        status = status_of(current, store.list(PODS, namespace, labels=selector), stamp(store.now))
-        if status != current.get("status"):
-            store.update(RAYCLUSTERS, {**current, "status": status}, subresource="status")
+        try:
+            _carry_out(store, cluster, plan(cluster, pods, store.list(SERVICES, namespace, labels=selector)))
+        finally:  # what cannot be made hides nothing of what is there
+            _report(store, namespace, name)
     except StatusError as error:
         LOG.warning("%s/%s: %s", namespace, name, error.message)
         return error.code != HTTPStatus.INTERNAL_SERVER_ERROR
@@ -66,18 +69,42 @@ def keep(store: Store, namespace: str, name: str) -> bool:
     return True
 
 
+def _report(store: Store, namespace: str, name: str) -> None:
+    cluster = store.find(RAYCLUSTERS, namespace, name)
+    if cluster is None:
+        return
+    status = status_of(cluster, store.list(PODS, namespace, labels=f"ray.io/cluster={name}"), stamp(store.now))
+    if status != cluster.get("status"):
+        store.update(RAYCLUSTERS, {**cluster, "status": status}, subresource="status")
+
+
 def _carry_out(store: Store, cluster: Json, decided: Plan) -> None:
     namespace = namespace_of(cluster)
     for doomed in decided.doomed:
         store.delete(PODS, namespace, name_of(doomed.pod), uid=str(metadata(doomed.pod).get("uid")))
         note(store, cluster, doomed.reason, doomed.text)
     if decided.service is not None:
-        made = store.create(SERVICES, decided.service)
+        made = _create(store, SERVICES, decided.service)
         note(store, cluster, "CreatedService", f"Created service {namespace}/{name_of(made)}")
     for pod in decided.pods:
-        made = store.create(PODS, pod)
-        kind = "head" if labels_of(made)["ray.io/node-type"] == HEAD else "worker"
+        kind = "head" if labels_of(pod)["ray.io/node-type"] == HEAD else "worker"
+        try:
+            made = _create(store, PODS, pod)
+        except StatusError as error:
+            text = f"Failed to create {kind} Pod: {error.message}"
+            note(store, cluster, f"FailedToCreate{kind.title()}Pod", text, kind="Warning")
+            raise
         note(store, cluster, f"Created{kind.title()}Pod", f"Created {kind} Pod {namespace}/{name_of(made)}")
+        note(store, made, "Scheduled", f"{namespace}/{name_of(made)} runs on {NODE_NAME}", by="default-scheduler")
+
+
+def _create(store: Store, kind: Kind, thing: Json) -> Json:
+    """As the API server would take it from the operator. Raises StatusError."""
+    rules = Rules(ray_definition())
+    made = rules.prepared(kind, thing, new=True).thing
+    rules.check(kind, store.prepared(kind, made), None)
+    admitted(kind, made)
+    return store.create(kind, made)
 
 
 def note(store: Store, about: Json, reason: str, text: str, *, kind: str = "Normal", by: str = COMPONENT) -> None:

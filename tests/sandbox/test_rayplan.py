@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from krayne_sandbox.core.meta import name_of
 from krayne_sandbox.core.rayplan import HEAD, WORKER, labels_of, of_type, replicas_of
 from krayne_sandbox.core.raystatus import condition_of, status_of
+from krayne_sandbox.core.rules import Rules
+from krayne_sandbox.definitions import ray_definition
 from krayne_sandbox.kinds import EVENTS, PODS, RAYCLUSTERS, SERVICES
 from krayne_sandbox.operator.loop import keep
 from krayne_sandbox.store import Store
@@ -55,7 +57,7 @@ def test_a_cluster_becomes_a_head_a_service_and_its_workers(store: Store) -> Non
     assert head["ray.io/group"] == "headgroup"
     assert head["ray.io/cluster"] == "demo"
     told = {one["reason"] for one in store.list(EVENTS, "default")}
-    assert told == {"CreatedHeadPod", "CreatedWorkerPod", "CreatedService"}
+    assert told == {"CreatedHeadPod", "CreatedWorkerPod", "CreatedService", "Scheduled"}
 
 
 def test_what_was_carried_out_is_not_carried_out_again(store: Store) -> None:
@@ -145,6 +147,48 @@ def test_what_it_owns_goes_with_it(store: Store) -> None:
     store.delete(RAYCLUSTERS, "default", "demo")
     assert store.list(SERVICES, "default") == []
     assert all(one["metadata"]["deletionTimestamp"] for one in store.list(PODS, "default"))
+
+
+@pytest.mark.parametrize(
+    ("name", "group", "reason"),
+    [
+        ("x" * 54, {}, "InvalidRayClusterMetadata"),
+        ("1st", {}, "InvalidRayClusterMetadata"),
+        ("demo", {"minReplicas": 3, "maxReplicas": 2}, "InvalidRayClusterSpec"),
+        ("demo", {"minReplicas": -1}, "InvalidRayClusterSpec"),
+        ("demo", {"template": {"spec": {"containers": []}}}, "InvalidRayClusterSpec"),
+    ],
+)
+def test_what_kuberay_refuses_is_told_by_an_event_alone(
+    store: Store, name: str, group: dict[str, Any], reason: str
+) -> None:
+    store.create(RAYCLUSTERS, {**cluster(**group), "metadata": {"name": name, "namespace": "default"}})
+    keep(store, "default", name)
+    (event,) = store.list(EVENTS, "default")
+    assert (event["type"], event["reason"]) == ("Warning", reason)
+    assert not store.list(PODS, "default")
+    assert "status" not in store.get(RAYCLUSTERS, "default", name)
+
+
+def test_a_pod_that_cannot_be_made_is_an_event_and_the_head_is_there_all_the_same(store: Store) -> None:
+    store.create(RAYCLUSTERS, cluster(groupName="Big_Group", replicas=1))
+    keep(store, "default", "demo")
+    assert len(pods(store, HEAD)) == 1
+    (failed,) = [one for one in store.list(EVENTS, "default") if one["type"] == "Warning"]
+    assert failed["reason"] == "FailedToCreateWorkerPod"
+    assert "Big_Group" in failed["message"]
+    set_phase(store, pods(store, HEAD)[0], "Running")
+    assert condition_of(store.get(RAYCLUSTERS, "default", "demo"), "HeadPodReady")["status"] == "True"
+
+
+def test_its_pods_are_as_the_api_would_have_made_them(store: Store) -> None:
+    store.create(RAYCLUSTERS, cluster(replicas=0))
+    keep(store, "default", "demo")
+    (head,) = pods(store, HEAD)
+    noted = {**head, "metadata": {**head["metadata"], "annotations": {"by": "hand"}}}
+    again = Rules(ray_definition()).prepared(PODS, noted, new=False).thing
+    Rules(ray_definition()).check(PODS, again, head)  # as PATCH does: nothing of its spec changed
+    assert head["spec"]["tolerations"]
 
 
 bound = st.none() | st.integers(0, 9)
