@@ -59,6 +59,9 @@ class ReconciledWorld(Protocol):
     def pods_of(self, key: ClusterKey) -> tuple[Json, ...]:
         """A cluster's pods."""
 
+    def departed(self, key: ClusterKey) -> tuple[Json, ...]:
+        """Its heads that went since this was last asked, as last seen."""
+
     async def events_for(self, namespace: str, uids: Collection[str]) -> tuple[Json, ...]:
         """The events about these objects."""
 

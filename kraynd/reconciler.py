@@ -106,7 +106,9 @@ class Reconciler:
         before, self._snapshot = self._snapshot, snapshot
         for key in {*before.clusters, *snapshot.clusters}:
             if before.clusters.get(key) != snapshot.clusters.get(key):
-                self._course(key).retry_at = 0.0
+                course = self._course(key)
+                course.retry_at = 0.0
+                course.writes.clear()  # what was written before was undone by this declaration, not by others
                 self.wake(key)
         rest = (before.problems, before.healthy, before.marker, before.missing)
         if rest != (snapshot.problems, snapshot.healthy, snapshot.marker, snapshot.missing):
@@ -279,7 +281,8 @@ class Reconciler:
         world = self._world
         live = None if world is None else course.live(key, world)
         pods = () if world is None else world.pods_of(key)
-        course.heads = note_heads(course.heads, pods, self._wall())
+        gone = () if world is None else world.departed(key)
+        course.heads = note_heads(course.heads, (*gone, *pods), self._wall())
         self._publish(key, course, self._state(key, course, live, pods))
 
     def _state(self, key: ClusterKey, course: Course, live: Json | None, pods: tuple[Json, ...]) -> ClusterState:

@@ -29,7 +29,15 @@ from kraynd.core.pods import (
     uid_of,
 )
 from kraynd.core.times import unix
-from kraynd.core.trouble import HeadSeen, churn, crash_trouble, lost_node, pending_trouble, waiting_trouble
+from kraynd.core.trouble import (
+    HeadSeen,
+    churn,
+    crash_trouble,
+    death_of,
+    lost_node,
+    pending_trouble,
+    waiting_trouble,
+)
 from kraynd.core.workers import GroupStatus, Workers, group_statuses, workers_of
 
 __all__ = ["PHASES", "Facts", "GroupStatus", "HeadStatus", "Status", "Workers", "assess", "head_target"]
@@ -268,8 +276,9 @@ def _headless(facts: Facts, head: Json | None, wall: float) -> _Answer | None:
     often = churn(facts.heads, wall)
     if old is not None:
         node = (old.get("spec") or {}).get("nodeName", "")
-        where = f" on node {node}" if node else ""
-        return _Answer("pending", f"waiting for the old head to stop: {name_of(old)}{where}")
+        where, end = f" on node {node}" if node else "", death_of(old)
+        because = f"; it ended by {end}" if end else ""
+        return _Answer("pending", f"waiting for the old head to stop: {name_of(old)}{where}{because}")
     if facts.leftovers:
         count = f"{facts.leftovers} pod{'' if facts.leftovers == 1 else 's'}"
         return _Answer("pending", f"waiting for {count} of the deleted cluster of this name to go")

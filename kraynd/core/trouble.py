@@ -27,7 +27,7 @@ _IMAGE_WAITS = {
 }
 _CONFIG_WAITS = frozenset({"CreateContainerConfigError", "CreateContainerError"})
 _CRASH_WAITS = frozenset({"CrashLoopBackOff", "RunContainerError", "PostStartHookError", "StartError"})
-
+_USUAL_WAITS = frozenset({"", "ContainerCreating", "PodInitializing"})
 
 _VOLUME = frozenset({"FailedMount", "FailedAttachVolume"})
 _NODE = frozenset({"NodeNotReady"})
@@ -67,6 +67,15 @@ def waiting_trouble(pod: Json) -> Trouble | None:
                 return Trouble(f"{_IMAGE_WAITS[reason]}: {_declared_image(pod, container)}", True)
             if reason in _CONFIG_WAITS:
                 return Trouble(f"container {container.get('name')}: {waiting.get('message') or reason}", True)
+    return None
+
+
+def _told_wait(pod: Json) -> Trouble | None:
+    """A reason to wait that is not known here, in its node's own words."""
+    for container in pod.get("status", {}).get("containerStatuses") or []:
+        waiting = (container.get("state") or {}).get("waiting") or {}
+        if waiting.get("message") and waiting.get("reason") not in _USUAL_WAITS:
+            return Trouble(_one_line(waiting["message"]), False)
     return None
 
 
@@ -148,7 +157,7 @@ def pending_trouble(events: tuple[Happening, ...], pod: Json) -> Trouble:
         scaling = newest(events, uid_of(pod), _SCALE_UP.keys())
         more = f" ({_SCALE_UP[scaling.reason]})" if scaling is not None else ""
         return Trouble(waits.reason + more, waits.failing)
-    if (waits := waiting_trouble(pod) or crash_trouble(pod)) is not None:
+    if (waits := waiting_trouble(pod) or crash_trouble(pod) or _told_wait(pod)) is not None:
         return waits
     if (volume := newest(events, uid_of(pod), _VOLUME)) is not None:
         return Trouble(f"volume: {volume.text}", True)

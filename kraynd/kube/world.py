@@ -7,6 +7,7 @@ writes raise.
 import hashlib
 import random
 import time
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 from urllib.parse import quote
@@ -16,6 +17,7 @@ import msgspec
 
 from kraynd.core.backoff import Backoff
 from kraynd.core.model import ClusterKey, Json
+from kraynd.core.pods import is_head
 from kraynd.kube.auth import ApiEndpoint, load_endpoint
 from kraynd.kube.cache import Change
 from kraynd.kube.client import KubeClient
@@ -36,6 +38,7 @@ CLUSTER_LABEL = "ray.io/cluster"
 KUBERAY_ANNOTATION = "ray.io/kuberay-version"
 CONTACT = Backoff(base=0.5, cap=4.0)  # nobody answers: asking costs the server nothing
 REFUSED = Backoff(base=1.0, cap=15.0)  # KubeRay may be installed, a right granted, a login done at any time
+MOST_DEPARTED = 64  # heads of all clusters, until somebody asks for them
 EVERYWHERE = ""  # the scope of a watch over all namespaces
 CONDITIONS = {
     "api-unreachable": "unreachable",
@@ -101,6 +104,7 @@ class World:
         self.limited_to: tuple[str, ...] = ()
         self.clusters: dict[ClusterKey, Json] = {}
         self._pods: dict[ClusterKey, dict[str, Json]] = {}
+        self._departed: deque[tuple[ClusterKey, Json]] = deque(maxlen=MOST_DEPARTED)
         self._client = KubeClient(self.transport)
         self._objects = RayObjects(self._client, self.server)
         self._watching, self._backoffs, self._rand = watching, (contact, refused), rand
@@ -132,6 +136,13 @@ class World:
     def pods_of(self, key: ClusterKey) -> tuple[Json, ...]:
         """The pods labelled as this cluster's."""
         return tuple(self._pods.get(key, {}).values())
+
+    def departed(self, key: ClusterKey) -> tuple[Json, ...]:
+        """Its heads that went since this was last asked, as last seen: one can live and die between two looks."""
+        found = tuple(pod for home, pod in self._departed if home == key)
+        if found:
+            self._departed = deque((one for one in self._departed if one[0] != key), MOST_DEPARTED)
+        return found
 
     def stale(self) -> bool:
         """Whether the kubeconfig leads elsewhere by now. New credentials of the same user are taken over and tried."""
@@ -325,6 +336,8 @@ class World:
                 pods.pop(name, None)
                 if not pods:
                     self._pods.pop(key, None)
+                if after is None and is_head(before):
+                    self._departed.append((key, before))
             if after is not None:
                 key, name = _home(after)
                 touched[key] = None

@@ -159,6 +159,9 @@ def test_5_no_head_yet_and_head_gone_though_kuberay_says_ready() -> None:
 def test_5_a_terminating_head_is_no_head_whatever_its_condition_says() -> None:
     found = status(busy(), pod(HEAD, deleting=True, node="node-7"))
     assert told(found) == ("pending", "waiting for the old head to stop: demo-head-1 on node node-7")
+    why = "The node was low on resource: memory"
+    found = status(busy(), pod(HEAD, deleting=True, node="", phase="Failed", reason="Evicted", message=why))
+    assert found.reason.endswith("demo-head-1; it ended by Evicted: The node was low on resource: memory")
 
 
 def test_5_a_head_of_the_deleted_cluster_of_this_name_is_not_ours() -> None:
@@ -224,6 +227,11 @@ def test_6_init_containers_count_too() -> None:
 def test_6_a_missing_secret() -> None:
     found = status(busy(), waiting("CreateContainerConfigError", 'secret "token" not found'))
     assert found.reason == 'head: container ray-head: secret "token" not found'
+
+
+def test_6_a_wait_unknown_here_is_told_in_the_nodes_words() -> None:
+    found = status(busy(), waiting("RayNotInstalled", "Ray is not installed: pip install 'kraynd[sandbox]'"))
+    assert told(found) == ("pending", "head: Ray is not installed: pip install 'kraynd[sandbox]'")
 
 
 def test_6_volumes_and_pulling_are_told_by_events() -> None:

@@ -31,6 +31,7 @@ class SmallWorld:
         self.stored: dict[ClusterKey, Json] = {}
         self.clusters: dict[ClusterKey, Json] = {}
         self.pods: dict[ClusterKey, tuple[Json, ...]] = {}
+        self.gone: dict[ClusterKey, tuple[Json, ...]] = {}  # heads, until asked for
         self.usual_pods: tuple[Json, ...] = ()  # of every other cluster
         self.events: tuple[Json, ...] = ()
         self.event_calls: list[float] = []
@@ -80,6 +81,9 @@ class SmallWorld:
 
     def pods_of(self, key: ClusterKey) -> tuple[Json, ...]:
         return self.pods.get(key, self.usual_pods)
+
+    def departed(self, key: ClusterKey) -> tuple[Json, ...]:
+        return self.gone.pop(key, ())
 
     async def events_for(self, namespace: str, uids: Collection[str]) -> tuple[Json, ...]:
         assert namespace

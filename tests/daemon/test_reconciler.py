@@ -156,6 +156,17 @@ async def test_what_cannot_be_built_is_invalid_and_nothing_is_written() -> None:
         assert daemon.world.writes == []
 
 
+async def test_who_changes_the_file_back_and_forth_is_no_somebody_else() -> None:
+    async with running() as daemon:
+        await created(daemon)
+        daemon.world.writes.clear()
+        for count in range(12):
+            daemon.it.declare(snapshot(config(head={"cpus": str(2 + count % 2)})))
+            await daemon.it.settle(KEY, 5)
+        assert len(daemon.world.writes) == 12
+        assert daemon.state.problem == ""
+
+
 async def test_somebody_who_keeps_undoing_our_change_is_named_and_not_fought() -> None:
     async with running() as daemon:
         await created(daemon)

@@ -54,6 +54,22 @@ async def test_without_a_world_the_last_known_facts_stay() -> None:
         assert daemon.state.status.phase == "ready"
 
 
+async def test_heads_that_came_and_went_between_two_looks_count() -> None:
+    killed = {"terminated": {"exitCode": 137, "reason": "OOMKilled"}}
+    async with running() as daemon:
+        await created(daemon)
+        daemon.world.meddle(KEY, lambda thing: thing.update(status=provisioned()))
+        daemon.world.pods[KEY] = (pod("demo-head-9", age=1, phase="Pending"),)
+        daemon.world.gone[KEY] = tuple(
+            pod(f"head-{n}", age=300 - n, phase="Failed", container=killed) for n in range(3)
+        )
+        daemon.world.deliver()
+        await daemon.quiet()
+        assert daemon.state.status.phase == "degraded"
+        said = daemon.state.status.reason
+        assert said.endswith("4 heads in 10 minutes; the last one ended by OOMKilled (exit code 137)"), said
+
+
 async def test_another_world_is_another_memory() -> None:
     async with running() as daemon:
         await created(daemon)

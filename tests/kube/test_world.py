@@ -52,6 +52,27 @@ async def test_clusters_and_their_pods_are_there_once_it_is_ready(api: FakeApi, 
         assert len(run.world.pods_of(ClusterKey("default", "other"))) == 1
 
 
+async def test_a_head_that_dies_between_two_looks_is_told_once_with_what_it_died_of(api: FakeApi, config: Path) -> None:
+    labels = {"ray.io/cluster": "demo", "ray.io/node-type": "head"}
+    async with settled(config) as run:
+        await run.condition("ready")
+        assert not run.world.departed(DEMO)
+        for name, phase in (("h1", "Running"), ("h2", "Failed")):
+            api.put(PODS, name, metadata={"labels": labels}, status={"phase": phase})
+            api.remove(PODS, name)
+        api.put(PODS, "w1", metadata={"labels": {**labels, "ray.io/node-type": "worker"}})
+        api.remove(PODS, "w1")
+        api.put(PODS, "last", metadata={"labels": labels})
+        await run.until(lambda: any(one["metadata"]["name"] == "last" for one in run.world.pods_of(DEMO)))
+        assert not run.world.departed(ClusterKey("default", "other"))
+        gone = run.world.departed(DEMO)
+        assert [(one["metadata"]["name"], one["status"]["phase"]) for one in gone] == [
+            ("h1", "Running"),
+            ("h2", "Failed"),
+        ]
+        assert not run.world.departed(DEMO)
+
+
 async def test_the_operators_version_is_read_from_its_pods(api: FakeApi, config: Path) -> None:
     marks = {"labels": {"ray.io/cluster": "demo"}, "annotations": {"ray.io/kuberay-version": "v1.6.2"}}
     api.put(PODS, "demo-head", metadata=marks)
