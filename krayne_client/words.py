@@ -1,6 +1,7 @@
 """Between what a person types or reads and the values that travel: times, ports, files, progress. Asks no daemon."""
 
 import os
+import select
 import sys
 import time
 from typing import Any
@@ -119,7 +120,24 @@ def _yaml_files(folder: str) -> list[str]:
 
 
 def wait_gone(pid: int, limit: float) -> bool:
-    """Wait until a process has ended; False when it does not in time. No event tells of a process not our child."""
+    """Wait until a process has ended; False when it does not in time."""
+    if sys.platform != "linux":
+        return _poll_gone(pid, limit)  # no event there tells of a process that is not our child
+    try:
+        watched = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    except OSError:  # a kernel before 5.3, or a sandbox that forbids it
+        return _poll_gone(pid, limit)
+    try:
+        ended = select.poll()
+        ended.register(watched, select.POLLIN)  # also while its parent has not asked for its code
+        return bool(ended.poll(limit * 1000))
+    finally:
+        os.close(watched)
+
+
+def _poll_gone(pid: int, limit: float) -> bool:
     pause, until = 0.01, time.monotonic() + limit
     while _is_alive(pid):
         if time.monotonic() > until:
