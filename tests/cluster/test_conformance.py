@@ -16,7 +16,7 @@ from tests.cluster.conforming import CASES, NS, Step, normal
 from tests.controlplane.plane import ControlPlane
 from tests.sandbox.running import LIMIT, Running, running
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.whole("second server beside it to be compared with")]
 
 AGENT = "conformance/1"
 

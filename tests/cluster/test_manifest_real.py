@@ -49,6 +49,7 @@ def test_the_api_server_takes_every_field_and_keeps_it(plane: ControlPlane, name
     assert lacking(made, tried) == []
 
 
+@pytest.mark.whole("pod template of KubeRay's own making")
 def test_the_operator_makes_the_head_that_was_meant(plane: ControlPlane, namespace: str, made: Json) -> None:
     # The operator runs as it does in a cluster; what it refuses it says in events only, and then no pod appears.
     plane.api.request("POST", clusters(namespace), made)

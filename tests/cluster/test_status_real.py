@@ -77,12 +77,14 @@ def quota(cpu: str) -> dict[str, Any]:
     return {"metadata": {"name": "team"}, "spec": {"hard": {"limits.cpu": cpu}}}
 
 
+@pytest.mark.whole("resource quotas")
 async def test_4_a_quota_that_refuses_the_head(keeper: Keeper) -> None:
     await keeper.api("POST", f"/api/v1/namespaces/{keeper.namespace}/resourcequotas", quota("0"))
     await keeper.keep()
     await keeper.status("pending", "quota: exceeded quota: team")
 
 
+@pytest.mark.whole("resource quotas")
 async def test_4_a_quota_that_refuses_workers(keeper: Keeper) -> None:
     await keeper.keep()
     await keeper.status("ready", "head ready")
@@ -106,6 +108,7 @@ async def test_5_a_terminating_head_is_no_head(keeper: Keeper) -> None:
     assert await keeper.head() != head
 
 
+@pytest.mark.whole("scheduler")
 async def test_6_unschedulable(keeper: Keeper) -> None:
     await keeper.keep(head={"cpus": "500"})
     await keeper.status("pending", "head: unschedulable: 0/3 nodes are available: 3 Insufficient cpu")
@@ -148,6 +151,7 @@ async def test_7_heads_that_die_and_are_replaced_are_counted(keeper: Keeper) -> 
     await keeper.status("degraded", "4 heads in 10 minutes; the last one ended by OOMKilled (exit code 137)")
 
 
+@pytest.mark.whole("pause between a dead head and the next one")
 async def test_7_an_evicted_head(keeper: Keeper) -> None:
     await keeper.keep(autoscaler={"enabled": False})
     await keeper.status("ready", "head ready")
@@ -183,6 +187,7 @@ async def test_9_workers_pending_and_failing(keeper: Keeper) -> None:
     assert state.status.groups[0].pending == 2
 
 
+@pytest.mark.whole("scheduler")
 async def test_9_unschedulable_workers_say_what_they_lack(keeper: Keeper) -> None:
     await keeper.keep(worker_groups=workers(1, cpus="500"))
     await keeper.status("ready", "worker: 1 worker pending: unschedulable: 0/3 nodes are available: 3 Insufficient cpu")

@@ -237,6 +237,7 @@ async def test_the_pod_may_close_first_and_go_on_reading(plane: ControlPlane, ta
         assert (await ended(stream)).kind == "eof"
 
 
+@pytest.mark.whole("containerd, which ends both ways a second after one")
 @pytest.mark.parametrize("transport", TRANSPORTS)
 async def test_containerd_passes_an_answer_within_the_second(
     plane: ControlPlane, target: PodTarget, transport: str

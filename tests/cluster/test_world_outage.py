@@ -147,6 +147,7 @@ def bare_plane() -> Iterator[ControlPlane]:
         shutil.rmtree(root, ignore_errors=True)
 
 
+@pytest.mark.whole("start without KubeRay")
 async def test_kuberay_may_come_later_and_go_again(bare_plane: ControlPlane) -> None:
     async with running(bare_plane.kubeconfig) as run:
         await run.condition("kuberay-missing")

@@ -1,4 +1,4 @@
-"""The few requests the plane itself makes to its API server: JSON over HTTPS with a client certificate.
+"""The few requests the plane itself makes to its API server: JSON over HTTPS with a client certificate or a token.
 
 Standard library only, one connection a request, no retries: a failure is the caller's to judge.
 """
@@ -29,10 +29,14 @@ class ApiError(RuntimeError):
 class Api:
     """One user's view of the API server."""
 
-    def __init__(self, port: int, ca: Path, cert: Path, key: Path) -> None:
+    def __init__(
+        self, port: int, ca: Path, cert: Path | None = None, key: Path | None = None, *, token: str = ""
+    ) -> None:
         self._port = port
+        self._head = {"Authorization": f"Bearer {token}"} if token else {}
         self._tls = ssl.create_default_context(cafile=str(ca))
-        self._tls.load_cert_chain(cert, key)
+        if cert is not None:
+            self._tls.load_cert_chain(cert, key)
 
     def request(
         self,
@@ -47,7 +51,7 @@ class Api:
         data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
         link = http.client.HTTPSConnection("127.0.0.1", self._port, context=self._tls, timeout=limit)
         try:
-            link.request(method, path, data, {"Content-Type": kind} if data else {})
+            link.request(method, path, data, {**self._head, **({"Content-Type": kind} if data else {})})
             reply = link.getresponse()
             text = reply.read()
         finally:
@@ -87,7 +91,7 @@ class Api:
     def watch(self, path: str, *, limit: float, **query: str) -> "Watch":
         """A list's watch; it ends when the server ends it, after `limit` seconds of silence, or by `close`."""
         link = http.client.HTTPSConnection("127.0.0.1", self._port, context=self._tls, timeout=limit)
-        link.request("GET", f"{path}?{urlencode({'watch': '1', **query})}")
+        link.request("GET", f"{path}?{urlencode({'watch': '1', **query})}", headers=self._head)
         return Watch(link)
 
 
