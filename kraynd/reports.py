@@ -1,7 +1,7 @@
 """What the services in the head pods say of themselves, asked through the tunnel once the head is Ready.
 
-Asks only until every service has come to an end of
-its installation, so that an idle cluster costs no connection. Silence is no fault: a pod may carry no status server.
+Asks only until every service has come to an end of its installation, so that an idle cluster costs no connection.
+Silence is no fault: a pod may carry no status server.
 """
 
 import logging
@@ -60,9 +60,9 @@ class Reports:
         """Ask whoever is due, until cancelled."""
         while True:
             now = anyio.current_time()
-            due = [key for key, course in self._courses.items() if course.due <= now]
-            for key in due:
-                await self._ask(key, self._courses[key])
+            for key, course in list(self._courses.items()):
+                if course.due <= now and self._courses.get(key) is course:  # it may go while another is asked
+                    await self._ask(key, course)
             next_due = min((course.due for course in self._courses.values()), default=float("inf"))
             with anyio.move_on_after(max(0.0, next_due - anyio.current_time())):
                 await self._news.wait()

@@ -17,7 +17,7 @@ from kraynd.calls import Call, Follower, Method, Upgrade
 from kraynd.local.control import ControlStream, is_hung_up
 from kraynd.replies import Replies
 from krayne import rpc
-from krayne.errors import KrayneError
+from krayne.errors import DaemonUnreachableError, KrayneError
 from krayne.messages import API_OLDEST, API_VERSION
 
 log = logging.getLogger("kraynd.server")
@@ -250,6 +250,9 @@ class Session:
                 self._host.mutation_ended(running.scope)
         if running.cancelled:
             raise KrayneError(f"{method.spec.name} was cancelled", kind="call-cancelled")
+        if anyio.current_time() < running.scope.deadline:
+            says = f"the daemon stopped before {method.spec.name} had ended"
+            raise DaemonUnreachableError(says, hint="krayne status, then repeat the command", retryable=True)
         says = f"{method.spec.name} did not end within {method.seconds:.0f} s"
         raise KrayneError(says, kind="timed-out", retryable=True)
 

@@ -351,6 +351,21 @@ async def test_stopping_gives_changes_a_moment(path: Path, backend: MemoryBacken
     assert [entry[:2] for entry in backend.log] == [("create", "default/a")]
 
 
+async def test_a_change_that_the_end_cuts_off_says_so(
+    path: Path, backend: MemoryBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kraynd.server.GRACE_SECONDS", 0.01)
+    backend.hold("create")
+    async with serving(backend, path):
+        one = Client(await anyio.connect_unix(path))
+        await one.send({"jsonrpc": "2.0", "id": 1, "method": "cluster.create", "params": {"name": "a"}})
+        await backend.entered["create"].wait()
+    error = (await one.line())["error"]
+    assert error["data"]["kind"] == "daemon-unreachable"
+    assert error["message"] == "the daemon stopped before cluster.create had ended"
+    await one.stream.aclose()
+
+
 async def test_draining_lets_nobody_in_and_answers_who_changed_something(path: Path, backend: MemoryBackend) -> None:
     gate = backend.hold("create")
     async with anyio.create_task_group() as tasks, serving(backend, path) as server, client(path) as one:
