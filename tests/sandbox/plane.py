@@ -41,7 +41,7 @@ from tests.controlplane.build import binary
 from tests.controlplane.process import PlaneError, wait_until
 
 LIMIT = 60.0  # seconds for anything
-STOPPING = 0.3  # seconds a pod needs to end, as a kubelet's do
+STARTING, STOPPING = 0.2, 0.3  # seconds a pod needs to begin and to end, as a kubelet's do
 
 
 def _lacking(what: str) -> NoReturn:
@@ -67,7 +67,7 @@ class TestNode:
         self._store = store
         self._rules: dict[tuple[str, str], _Rule] = {}
         self._seen: set[str] = set()
-        self._ending: dict[str, asyncio.TimerHandle] = {}
+        self._due: dict[tuple[str, float], asyncio.TimerHandle] = {}
         self._open: dict[tuple[str, str], weakref.WeakSet[socket.socket]] = {}
         self._restarts: dict[str, int] = {}
 
@@ -186,16 +186,32 @@ class TestNode:
                     for change in await subscription.changes():
                         self._see(change)
         finally:
-            for timer in self._ending.values():
+            for timer in self._due.values():
                 timer.cancel()
 
-    def _end(self, space: str, name: str, uid: str) -> None:
-        def gone() -> None:
-            del self._ending[uid]
-            self._store.remove(PODS, space, name)
+    def _later(self, pod: Json, seconds: float, act: Callable[[Json], None]) -> None:
+        """Do it with the pod as it is then; once, however often it is asked for meanwhile."""
+        due = str(metadata(pod)["uid"]), seconds
 
-        if uid not in self._ending:
-            self._ending[uid] = asyncio.get_running_loop().call_later(STOPPING, gone)
+        def now() -> None:
+            del self._due[due]
+            found = self._store.find(PODS, namespace_of(pod), name_of(pod))
+            if found is not None and str(metadata(found)["uid"]) == due[0]:
+                act(found)
+
+        if due not in self._due:
+            self._due[due] = asyncio.get_running_loop().call_later(seconds, now)
+
+    def _end(self, pod: Json) -> None:
+        self._store.remove(PODS, namespace_of(pod), name_of(pod))
+
+    def _begin(self, pod: Json) -> None:
+        if is_deleting(pod) or not _is_new(pod):
+            return
+        if "nodeName" not in pod["spec"]:  # the scheduler's part
+            pod = self._store.update(PODS, {**pod, "spec": {**pod["spec"], "nodeName": NODE_NAME}})
+        now = stamp(self._store.now)
+        self._store.update(PODS, {**pod, "status": podstatus.running(pod, now, now, ready=True)}, subresource="status")
 
     def _end_connections_of_a_restarted(self, pod: Json) -> None:
         statuses = (pod.get("status") or {}).get("containerStatuses") or []
@@ -212,7 +228,7 @@ class TestNode:
         if pod is None or change.type == DELETED:
             return
         if is_deleting(pod):
-            self._end(space, name, str(metadata(pod)["uid"]))
+            self._later(pod, STOPPING, self._end)
             return
         self._end_connections_of_a_restarted(pod)
         notes = metadata(pod).get("annotations") or {}
@@ -224,13 +240,13 @@ class TestNode:
                     PODS, {**pod, "metadata": {**metadata(pod), "annotations": {**notes, configs.HELD: "true"}}}
                 )
                 return
-        if configs.HELD not in notes and phase_of(pod) in {"", "Pending"}:
-            if "nodeName" not in pod["spec"]:  # the scheduler's part
-                pod = self._store.update(PODS, {**pod, "spec": {**pod["spec"], "nodeName": NODE_NAME}})
-            now = stamp(self._store.now)
-            self._store.update(
-                PODS, {**pod, "status": podstatus.running(pod, now, now, ready=True)}, subresource="status"
-            )
+        if _is_new(pod):
+            self._later(pod, STARTING, self._begin)
+
+
+def _is_new(pod: Json) -> bool:
+    """Whether it waits for the node."""
+    return configs.HELD not in (metadata(pod).get("annotations") or {}) and phase_of(pod) in {"", "Pending"}
 
 
 VERBS = {"GET": "get", "POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
