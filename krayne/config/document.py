@@ -79,6 +79,8 @@ def _syntax_error(error: yaml.YAMLError, text: str, source: str) -> InvalidConfi
         mark = error.problem_mark or error.context_mark
         place = Place(mark.line + 1, mark.column + 1) if mark else None
         said = error.problem or error.context or "it cannot be parsed"
+        if "nesting depth" in said:  # libyaml from 0.2.6 on has a limit too, and reads ahead up to it
+            return invalid(source, f"the file nests deeper than {DEPTH_LIMIT} levels", place=place)
         return invalid(source, f"this is not valid YAML: {clipped(said, 100)}", place=place)
     # The reader's own error: a control character, with an offset and no mark.
     offset = getattr(error, "position", 0)
