@@ -17,7 +17,7 @@ import anyio.abc
 import msgspec
 
 from kraynd.core.forwarding import ForwardSpec, HoldSettings, Wait, after_end
-from kraynd.core.httpguard import HttpGuard, refusal_answer
+from kraynd.core.httpguard import HttpGuard, host_names, refusal_answer
 from kraynd.core.model import ForwardKey, PodTarget, Service, service_url
 from kraynd.core.pipe import End
 from kraynd.local.accepted import LocalConnection, Mode
@@ -126,7 +126,7 @@ class Clients:
         self._connections: dict[LocalConnection, Wait] = {}
         self._held: dict[LocalConnection, anyio.CancelScope | None] = {}
         self._unheard: dict[LocalConnection, asyncio.TimerHandle] = {}  # their first request is not whole yet
-        self._names = frozenset({f"{spec.key.service}.{spec.key.cluster}.localhost".lower()})
+        self._names = host_names([f"{spec.key.service}.{spec.key.cluster}.localhost"])
         self._bytes_in = self._bytes_out = 0  # of closed connections
 
     # What the forward asks.

@@ -1,11 +1,12 @@
-"""The little HTTP/1.1 a tunnel needs: one request, one response head, and what a refusal means. Pure.
+"""The little HTTP/1.1 a tunnel needs: request and response heads, and what a refusal means. Pure.
 
-Reads a head of at most HEAD_LIMIT bytes; anything that is no HTTP is a ProtocolError, never a guess.
+Reads a response's head of at most HEAD_LIMIT bytes; anything that is no HTTP is a ProtocolError, never a guess.
 """
 
 import json
+import re
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -14,6 +15,27 @@ from krayne.errors import ProtocolError
 HEAD_LIMIT: Final = 32 * 1024  # bytes of a response head
 BODY_LIMIT: Final = 64 * 1024  # bytes of a refusal's body that are read
 TEXT_LIMIT: Final = 300  # characters of a refusal that a person is shown
+
+
+_TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]++"
+_REQUEST = re.compile(rb"(" + _TOKEN + rb") ([\x21-\xff]++) HTTP/1\.([01])")
+_HEADERS = re.compile(rb"(?:\r\n" + _TOKEN + rb":[\t\x20-\x7e\x80-\xff]*+)*+")
+# The headers that say who asks for what and where its end is. Where two of one are read as one by some servers and as
+# the other by the rest, two are an error.
+_TELLING = re.compile(
+    rb"\r\n(host|origin|sec-fetch-site|sec-fetch-mode|sec-fetch-dest|content-length|transfer-encoding|upgrade|expect)"
+    rb":([^\r]*)",
+    re.IGNORECASE,
+)
+
+
+class RequestHead(NamedTuple):
+    """`minor` is the digit after HTTP/1. `headers` has only those of `_TELLING`, names in lower case."""
+
+    method: bytes
+    target: bytes
+    minor: bytes
+    headers: dict[bytes, bytes]
 
 
 class ResponseHead(msgspec.Struct, frozen=True):
@@ -46,6 +68,27 @@ def request_bytes(method: str, target: str, headers: Mapping[str, str]) -> bytes
     if any(character < " " or character == "\x7f" for line in lines for character in line) or " " in target:
         raise ValueError("a header with control characters")
     return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+
+
+def read_request(block: bytes, at: int, end: int) -> RequestHead:
+    """The request head from `at` up to `end`, where its empty line begins. Raises ProtocolError.
+
+    What servers are known to read differently is an error. Two expressions, because each connection waits for this.
+    """
+    request = _REQUEST.match(block, at, end)
+    if request is None:
+        raise ProtocolError("this is not a well-formed HTTP/1.1 request")
+    if _HEADERS.fullmatch(block, request.end(), end) is None:
+        is_line = block.startswith(b"\r\n", request.end())
+        what = "the request has a malformed header line" if is_line else "this is not a well-formed HTTP/1.1 request"
+        raise ProtocolError(what)
+    headers: dict[bytes, bytes] = {}
+    for name, value in _TELLING.findall(block, request.end(), end):
+        key = name.lower()
+        if key in headers:
+            raise ProtocolError(f"the request has two {key.decode()} lines")
+        headers[key] = value.strip(b" \t")
+    return RequestHead(request[1], request[2], request[3], headers)
 
 
 def read_head(data: bytes | bytearray) -> ResponseHead | None:

@@ -6,21 +6,22 @@ form through it. Invariant: no byte of a request leaves before its head is judge
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import Enum
 from typing import Final
 
+from kraynd.core.http1 import RequestHead, read_request
 from kraynd.core.pipe import Buffer
+from krayne.errors import ProtocolError
 
 HEAD_LIMIT: Final = 32 * 1024  # bytes of a request's head; Jupyter's cookies are the largest seen, below 8 KiB
 LINE_LIMIT: Final = 1024  # bytes of a chunk's size line
-LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "[::1]"})  # names that no DNS server can point elsewhere
+PORT_DIGITS: Final = 5
+LOOPBACK: Final = frozenset({b"127.0.0.1", b"localhost", b"[::1]"})  # names that no DNS server can point elsewhere
 _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_REQUEST = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([\x21-\xff]+) HTTP/1\.([01])")
 _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[\x20-\xff\t]*)?")
 _STRAY = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")  # in a line: control characters other than a tab
-_SINGLE = frozenset({b"host", b"origin", b"sec-fetch-site", b"sec-fetch-mode", b"sec-fetch-dest", b"content-length",
-                     b"transfer-encoding"})  # fmt: skip
+_OWN_PAGES = frozenset({None, b"none", b"same-origin"})  # Sec-Fetch-Site of what no foreign page asks for
 
 
 class RefusedRequestError(Exception):
@@ -35,13 +36,18 @@ class _At(Enum):
     OPEN = "no HTTP any more"
 
 
+def host_names(others: Iterable[str]) -> frozenset[bytes]:
+    """What a forward goes by: these names and the loopback's own."""
+    return LOOPBACK | {name.lower().encode() for name in others}
+
+
 class HttpGuard:
-    """The requests of one connection. `names`: host names the forward goes by besides the loopback's own."""
+    """The requests of one connection. `names`: all that its forward goes by (`host_names`)."""
 
     __slots__ = ("_at", "_chunked", "_held", "_left", "_names")
 
-    def __init__(self, names: frozenset[str]) -> None:
-        self._names = LOOPBACK | names
+    def __init__(self, names: frozenset[bytes]) -> None:
+        self._names = names
         self._at = _At.HEAD
         self._held = b""
         self._left = 0  # bytes of the body, or of the chunk and its line end, still to come
@@ -95,7 +101,11 @@ class HttpGuard:
                 raise RefusedRequestError(f"the request's head is larger than {HEAD_LIMIT} bytes")
             _check_beginning(block[at:])
             return at
-        self._judge(block[at:end].split(b"\r\n"))
+        try:
+            self._judge(read_request(block, at, end))
+        except ProtocolError as error:
+            _check_beginning(block[at:end])
+            raise RefusedRequestError(error.message) from None
         return end + 4
 
     def _pass_line(self, block: bytes, at: int) -> int:
@@ -120,35 +130,39 @@ class HttpGuard:
         self._left = count + 2 if count else 0  # the chunk's own line end counts with it
         return end + 2
 
-    def _judge(self, lines: list[bytes]) -> None:
-        """One head. Raises RefusedRequestError."""
-        request = _REQUEST.fullmatch(lines[0])
-        if request is None:
-            _check_beginning(lines[0])
-            raise RefusedRequestError("this is not a well-formed HTTP/1.1 request")
-        method, target, minor = request.groups()
-        headers = _headers(lines[1:])
+    def _judge(self, request: RequestHead) -> None:
+        """Raises RefusedRequestError."""
+        headers = request.headers
         host = self._own_host(headers.get(b"host"))
-        self._check_target(method, target)
-        _check_origin(host, headers)
-        _check_fetch(method, headers)
-        self._expect_body(headers, minor)
+        if request.method == b"CONNECT" or not request.target.startswith(b"/"):
+            self._check_target(request)
+        if b"origin" in headers:
+            _check_origin(host, headers[b"origin"])
+        if headers.get(b"sec-fetch-site") not in _OWN_PAGES:
+            _check_followed(request)
+        if b"content-length" in headers or b"transfer-encoding" in headers:
+            self._expect_body(headers, request.minor)
+        if self._at is _At.HEAD and headers.get(b"upgrade", b"").lower() == b"websocket":
+            self._at = _At.OPEN  # scripts cannot ask for this but by WebSocket, whose connection carries nothing else
 
-    def _own_host(self, value: bytes | None) -> str:
+    def _own_host(self, value: bytes | None) -> bytes:
         if value is None:
             raise RefusedRequestError("the request names no host")
-        host = value.decode("latin-1").lower()
-        name = host.rpartition(":")[0] if re.search(r":\d{1,5}\Z", host) else host
+        host = value.lower()
+        name, _, port = host.rpartition(b":")
+        if not (port.isdigit() and len(port) <= PORT_DIGITS):
+            name = host
         if name not in self._names:
-            raise RefusedRequestError(f"the host name {host[:80]!r} is not one of this forward")
+            raise RefusedRequestError(f"the host name {host[:80].decode('latin-1')!r} is not one of this forward")
         return host
 
-    def _check_target(self, method: bytes, target: bytes) -> None:
-        if method == b"CONNECT":
+    def _check_target(self, request: RequestHead) -> None:
+        """Other forms than a path."""
+        if request.method == b"CONNECT":
             raise RefusedRequestError("this forward is no proxy")
-        if target.startswith(b"/") or target == b"*":
+        if request.target == b"*":
             return
-        scheme, slashes, rest = target.partition(b"://")
+        scheme, slashes, rest = request.target.partition(b"://")
         if not slashes or scheme.lower() != b"http":
             raise RefusedRequestError("the request's target is not a path")
         self._own_host(re.split(rb"[/?#]", rest, maxsplit=1)[0])
@@ -165,8 +179,6 @@ class HttpGuard:
                 raise RefusedRequestError("the length of the request's body is not clear")
             self._left = int(length)
             self._at = _At.BODY if self._left else _At.HEAD
-        if headers.get(b"upgrade", b"").lower() == b"websocket" and not self._left and coding is None:
-            self._at = _At.OPEN  # scripts cannot ask for this but by WebSocket, whose connection carries nothing else
 
 
 def _check_beginning(start: bytes) -> None:
@@ -179,35 +191,16 @@ def _check_beginning(start: bytes) -> None:
         raise RefusedRequestError("this is not an HTTP request")
 
 
-def _headers(lines: list[bytes]) -> dict[bytes, bytes]:
-    """Names in lower case. What servers are known to read differently is refused."""
-    headers: dict[bytes, bytes] = {}
-    for line in lines:
-        name, colon, value = line.partition(b":")
-        if not colon or not _TOKEN.fullmatch(name) or _STRAY.search(value):
-            raise RefusedRequestError("the request has a malformed header line")
-        name, value = name.lower(), value.strip(b" \t")
-        if name in headers:
-            if name in _SINGLE:
-                raise RefusedRequestError(f"the request has two {name.decode()} lines")
-            value = headers[name] + b", " + value
-        headers[name] = value
-    return headers
-
-
-def _check_origin(host: str, headers: Mapping[bytes, bytes]) -> None:
-    origin = headers.get(b"origin")
-    if origin is not None and origin.decode("latin-1").lower() != f"http://{host}":
+def _check_origin(host: bytes, origin: bytes) -> None:
+    if origin.lower() != b"http://" + host:
         raise RefusedRequestError(f"a page of {origin[:80].decode('latin-1')!r} asks for it")
 
 
-def _check_fetch(method: bytes, headers: Mapping[bytes, bytes]) -> None:
+def _check_followed(request: RequestHead) -> None:
     """A link on another page may be followed; nothing else of another page gets in."""
-    site = headers.get(b"sec-fetch-site", b"none")
-    if site in (b"none", b"same-origin"):
-        return
+    headers = request.headers
     followed = headers.get(b"sec-fetch-mode") == b"navigate" and headers.get(b"sec-fetch-dest") == b"document"
-    if not (followed and method in (b"GET", b"HEAD")):
+    if not (followed and request.method in (b"GET", b"HEAD")):
         raise RefusedRequestError("another web page asks for it")
 
 

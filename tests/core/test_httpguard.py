@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kraynd.core.httpguard import HEAD_LIMIT, HttpGuard, RefusedRequestError, refusal_answer
+from kraynd.core.httpguard import HEAD_LIMIT, HttpGuard, RefusedRequestError, host_names, refusal_answer
 
-NAMES = frozenset({"dashboard.demo.localhost"})
+NAMES = host_names(["dashboard.Demo.localhost"])
 HOST = "127.0.0.1:15001"
 
 
