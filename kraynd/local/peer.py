@@ -9,6 +9,7 @@ import os
 import pwd
 import socket
 import sys
+from functools import lru_cache
 
 import msgspec
 
@@ -79,9 +80,14 @@ def living_owner(entry: TcpEntry | None) -> int | None:
 
 
 def _end(address: tuple[str, int] | tuple[str, int, int, int]) -> tuple[bytes, int]:
-    host = address[0].partition("%")[0]
+    return _packed(address[0]), address[1]
+
+
+@lru_cache(maxsize=64)
+def _packed(host: str) -> bytes:
+    host = host.partition("%")[0]
     packed = socket.inet_pton(socket.AF_INET6 if ":" in host else socket.AF_INET, host)
-    return (packed[12:] if packed.startswith(MAPPED) else packed), address[1]
+    return packed[12:] if packed.startswith(MAPPED) else packed
 
 
 def who_holds(port: int) -> Holder:

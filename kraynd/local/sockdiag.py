@@ -24,11 +24,15 @@ NO_INTERFACE = bytes(4)
 NO_COOKIE = b"\xff" * 8  # INET_DIAG_NOCOOKIE twice: any socket with these addresses
 
 _HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence, port id
-_REQUEST = struct.Struct("=BBBxI")  # family, protocol, extensions, states
+# A header; family, protocol, extensions, states; a socket's id: its ends, interface, cookie.
+_QUESTION = struct.Struct("=IHHIIBBBxI36s4s8s")
 _SOCKET_ID = struct.Struct("=2s2s16s16sI8s")  # source port, destination port, source, destination, interface, cookie
 _REPLY_TAIL = struct.Struct("=IIIII")  # expires, receive queue, send queue, uid, inode
 _REPLY_AT = _HEADER.size
 _REPLY_SIZE = 4 + _SOCKET_ID.size + _REPLY_TAIL.size
+_REPLY_ENDS = slice(_REPLY_AT + 4, _REPLY_AT + 4 + 36)
+_OWNER = struct.Struct("=II")  # uid, inode
+_OWNER_AT = _REPLY_AT + 4 + _SOCKET_ID.size + 12
 
 ESTABLISHED, LISTEN = 1, 10  # net/tcp_states.h
 MAPPED = bytes(10) + b"\xff\xff"  # ::ffff:0:0/96, an IPv4 address in an IPv6 socket
@@ -81,18 +85,25 @@ class SockDiag:
 
     def _ask(self, flags: int, family: int, states: int, ends: bytes) -> None:
         self._sequence = (self._sequence + 1) & 0xFFFFFFFF
-        body = _REQUEST.pack(family, socket.IPPROTO_TCP, 0, states) + ends + NO_INTERFACE + NO_COOKIE
-        self._socket.send(_HEADER.pack(_HEADER.size + len(body), SOCK_DIAG_BY_FAMILY, flags, self._sequence, 0) + body)
+        head = (_QUESTION.size, SOCK_DIAG_BY_FAMILY, flags, self._sequence, 0)
+        self._socket.send(_QUESTION.pack(*head, family, socket.IPPROTO_TCP, 0, states, ends, NO_INTERFACE, NO_COOKIE))
 
     def find(self, local: tuple[bytes, int], remote: tuple[bytes, int]) -> TcpEntry | None:
         """The socket with exactly these ends (packed address, port), or None. Raises OSError when none can be asked."""
         family = socket.AF_INET if len(local[0]) == 4 else socket.AF_INET6
-        self._ask(NLM_F_REQUEST, family, ALL_STATES, _pack_ends(local, remote))
+        ends = _pack_ends(local, remote)
+        self._ask(NLM_F_REQUEST, family, ALL_STATES, ends)
         while True:
             reply = self._socket.recv(1024)
             _, kind, _, sequence, _ = _HEADER.unpack_from(reply)
-            if sequence == self._sequence:
-                return _read_reply(kind, reply, local, remote)
+            if sequence != self._sequence:
+                continue
+            is_plain = kind == SOCK_DIAG_BY_FAMILY and len(reply) >= _REPLY_AT + _REPLY_SIZE
+            if is_plain and reply[_REPLY_AT] == family and reply[_REPLY_ENDS] == ends:
+                # Nearly every answer, and each accept waits for it. The kernel fills an IPv4 address up with zeros.
+                uid, inode = _OWNER.unpack_from(reply, _OWNER_AT)
+                return TcpEntry(reply[_REPLY_AT + 1], uid, inode, local, remote)
+            return _read_reply(kind, reply, local, remote)
 
 
 def _pack_ends(local: tuple[bytes, int], remote: tuple[bytes, int]) -> bytes:
