@@ -253,7 +253,7 @@ class Clients:
         if end.kind == "refused":
             self.refusal = end.message
         course = after_end(
-            end.kind, answered=connection.answered, kept=connection.is_replayable, sent=connection.has_sent
+            end.kind, answered=connection.answered, said=connection.said, finished=connection.client_finished
         )
         stream.peer = None
         if course == "finish":

@@ -1,7 +1,7 @@
 """Forwards as values, and what becomes of a connection without a stream: how long it waits, when it is tried again.
 
 Pure: time comes in, the caller waits and acts. The law of replay: bytes are sent a second time only when it is certain
-that no application saw them the first time.
+that no application saw them the first time, or that seeing them twice changes nothing (`core.repeat`).
 """
 
 from typing import Literal
@@ -10,6 +10,7 @@ import msgspec
 
 from kraynd.core.backoff import DIAL, REFUSED, STEADY, Backoff
 from kraynd.core.model import ForwardKey
+from kraynd.core.repeat import may_repeat
 
 KEEP_LIMIT = 64 * 1024  # bytes of a client kept for a replay, and read at most while there is no stream
 
@@ -101,17 +102,18 @@ class Wait(msgspec.Struct, frozen=True):
         return Wait(self.since, 0, DIAL, None)
 
 
-def after_end(kind: str, *, answered: bool, kept: bool, sent: bool) -> After:
+def after_end(kind: str, *, answered: bool, said: bytes | None, finished: bool) -> After:
     """What the end of a stream means to its client.
 
-    `answered`: a byte or an end came from the pod. `kept`: all the client sent is here. `sent`: it sent something.
+    `answered`: a byte or an end came from the pod. `said`: all the client sent, None if that is no longer here.
+    `finished`: it sent its end, too.
     """
     if kind == "eof":
         return "finish"
-    if answered or not kept:
+    if answered or said is None:
         return "reset"
     if kind in _NOT_SEEN:
         return "replay"
-    if kind == "tunnel-lost" and not sent:
+    if kind == "tunnel-lost" and (may_repeat(said) if said else not finished):
         return "replay"
     return "reset"

@@ -120,14 +120,9 @@ class LocalConnection:
         return self.mode is Mode.CLOSED
 
     @property
-    def is_replayable(self) -> bool:
-        """Whether all the client sent so far is still here."""
-        return self._kept is not None
-
-    @property
-    def has_sent(self) -> bool:
-        """Whether the client sent anything, an end counted too."""
-        return self.bytes_out > 0 or self.client_finished
+    def said(self) -> bytes | None:
+        """All the client sent so far; None if it was more than is kept, or the pod has answered."""
+        return None if self._kept is None else bytes(self._kept)
 
     @property
     def buffered(self) -> int:

@@ -219,19 +219,30 @@ def exchange(client: socket.socket, data: bytes) -> bytes:
     return bytes(found)
 
 
+WORDS: dict[str, Callable[[int], bytes]] = {
+    "any": lambda number: f"{number:09}".encode(),
+    "ssh": lambda number: f"SSH-2.0-knock_{number:09}\r\n".encode(),
+    "http": lambda number: f"GET /{number:09} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode(),
+}
+
+
 class Knocking:
-    """A client that opens a new connection every 10 ms, each in a thread of its own, and counts what it meets."""
+    """A client that opens a new connection every 10 ms, each in a thread of its own, and counts what it meets.
+
+    `words`: the protocol whose first words it says and awaits back.
+    """
 
     EVERY = 0.01
     PATIENCE = 60.0  # seconds for one connection: more than a forward holds it
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, words: str = "any") -> None:
         self.served = 0
         self.refused: list[str] = []  # connects that failed
         self.lost: list[str] = []  # connections that ended without an answer
         self.wrong: list[bytes] = []
         self.times: list[float] = []  # when each was served, by the monotonic clock
         self._port = port
+        self._say = WORDS[words]
         self._done = threading.Event()
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(200)
@@ -250,7 +261,7 @@ class Knocking:
         number = 0
         while not self._done.wait(self.EVERY):
             number += 1
-            self._pool.submit(self._once, f"{number:09}".encode())
+            self._pool.submit(self._once, self._say(number))
 
     def _once(self, data: bytes) -> None:
         try:

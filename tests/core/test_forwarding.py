@@ -12,33 +12,40 @@ from kraynd.core.forwarding import Wait, after_end
 KINDS = ("eof", "refused", "reset", "pod-gone", "tunnel-lost", "a kind of a later version")
 
 
+SSH, WORD = b"SSH-2.0-client\r\n", b"any word"
+
+
 @pytest.mark.parametrize(
-    ("kind", "answered", "kept", "sent", "expected"),
+    ("kind", "answered", "said", "finished", "expected"),
     [
-        ("eof", True, False, True, "finish"),
-        ("eof", False, True, False, "finish"),
-        ("refused", False, True, True, "replay"),
-        ("refused", False, False, True, "reset"),
-        ("refused", True, True, True, "reset"),
-        ("pod-gone", False, True, True, "replay"),
-        ("pod-gone", True, False, True, "reset"),
-        ("tunnel-lost", False, True, False, "replay"),
-        ("tunnel-lost", False, True, True, "reset"),
-        ("tunnel-lost", True, False, False, "reset"),
-        ("reset", False, True, False, "reset"),
-        ("a kind of a later version", False, True, False, "reset"),
+        ("eof", True, None, True, "finish"),
+        ("eof", False, WORD, False, "finish"),
+        ("refused", False, WORD, True, "replay"),
+        ("refused", False, None, False, "reset"),
+        ("refused", True, WORD, False, "reset"),
+        ("pod-gone", False, WORD, False, "replay"),
+        ("pod-gone", True, None, False, "reset"),
+        ("tunnel-lost", False, b"", False, "replay"),
+        ("tunnel-lost", False, b"", True, "reset"),
+        ("tunnel-lost", False, WORD, False, "reset"),
+        ("tunnel-lost", False, SSH, False, "replay"),
+        ("tunnel-lost", False, SSH, True, "replay"),
+        ("tunnel-lost", True, SSH, False, "reset"),
+        ("tunnel-lost", False, None, False, "reset"),
+        ("reset", False, SSH, False, "reset"),
+        ("a kind of a later version", False, b"", False, "reset"),
     ],
 )
-def test_what_an_end_means(kind: str, answered: bool, kept: bool, sent: bool, expected: str) -> None:
-    assert after_end(kind, answered=answered, kept=kept, sent=sent) == expected
+def test_what_an_end_means(kind: str, answered: bool, said: bytes | None, finished: bool, expected: str) -> None:
+    assert after_end(kind, answered=answered, said=said, finished=finished) == expected
 
 
-def test_nothing_is_replayed_that_an_application_may_have_seen() -> None:
-    for kind, (answered, kept, sent) in itertools.product(KINDS, itertools.product((False, True), repeat=3)):
-        if after_end(kind, answered=answered, kept=kept, sent=sent) == "replay":
-            assert kept
+def test_nothing_is_replayed_that_an_application_may_have_acted_on() -> None:
+    for kind, answered, said, finished in itertools.product(KINDS, (False, True), (None, b"", WORD), (False, True)):
+        if after_end(kind, answered=answered, said=said, finished=finished) == "replay":
+            assert said is not None
             assert not answered
-            assert not sent or kind in ("refused", "pod-gone")
+            assert kind in ("refused", "pod-gone") or not (said or finished)
 
 
 @given(st.floats(0, 1e6), st.lists(st.sampled_from(["dial", "refused", "tunnel-lost", "news"]), max_size=30))

@@ -305,6 +305,39 @@ async def test_a_lost_tunnel_with_something_said_is_a_reset(house: House, remote
     assert len(house.pool.streams) == 1
 
 
+GET = b"GET /api HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+@pytest.mark.parametrize(("scheme", "said"), [("tcp", b"SSH-2.0-client\r\n"), ("tcp", GET), ("http", GET)])
+async def test_a_lost_tunnel_is_replaced_unseen_where_saying_it_twice_does_nothing(
+    house: House, scheme: str, said: bytes
+) -> None:
+    port = await house.open(SILENT, scheme=scheme)
+    house.aim()
+    client = house.connect(port)
+    await client.say(said)
+    await until(lambda: bool(house.apps) and house.apps[0].heard == said)
+    house.pool.apps[SILENT] = Echo
+    house.pool.streams[0].end("tunnel-lost", "the connection to the API server was cut")
+    assert await client.hear_exactly(len(said)) == said
+    await client.say(b"SSH goes on" if scheme == "tcp" else GET)
+    await client.hear()
+    assert (house.state().reconnects, house.state().refused, len(house.pool.streams)) == (1, 0, 2)
+
+
+async def test_a_post_is_not_said_twice(house: House) -> None:
+    port = await house.open(SILENT, scheme="http")
+    house.aim()
+    client = house.connect(port)
+    said = b"POST /api/jobs/ HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{}"
+    await client.say(said)
+    await until(lambda: bool(house.apps) and house.apps[0].heard == said)
+    house.pool.streams[0].end("tunnel-lost", "the connection to the API server was cut")
+    with pytest.raises(ConnectionResetError):
+        await client.hear()
+    assert len(house.pool.streams) == 1
+
+
 async def test_a_pod_that_is_gone_before_it_saw_a_byte_is_replaced(house: House) -> None:
     port = await house.open(SILENT)
     house.aim()
