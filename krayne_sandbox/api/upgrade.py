@@ -4,6 +4,7 @@ Owns the protocol switch under aiohttp. Invariant: aiohttp hears of the connecti
 """
 
 import asyncio
+import socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final, Protocol
@@ -53,6 +54,7 @@ class Carrier(asyncio.BufferedProtocol):
         if request.transport is None:
             raise ConnectionResetError("the client has left")
         self._transport = request.transport
+        self._socket = request.transport.get_extra_info("socket")
         self._http = request.protocol
         self._buffer = memoryview(bytearray(RECEIVE_BUFFER))
         self._stripper = websocket.FrameStripper(masked=True) if framed else None
@@ -115,18 +117,23 @@ class Carrier(asyncio.BufferedProtocol):
 
     def write(self, parts: Sequence[Buffer]) -> None:
         """Bytes to the client."""
-        if self._session is not None and not self._transport.is_closing():
+        if self._session is not None and not self._is_ending:
             self._transport.write(self._dress.frame(parts) if self._stripper is not None else b"".join(parts))
+
+    @property
+    def _is_ending(self) -> bool:
+        return self.over.is_set() or self._transport.is_closing()
 
     def hold(self, who: object) -> None:
         """Read no more until `who` releases it."""
         self._held.add(who)
-        self._transport.pause_reading()
+        if not self._is_ending:
+            self._transport.pause_reading()
 
     def release(self, who: object) -> None:
         """Read on, if nobody else holds it."""
         self._held.discard(who)
-        if not self._held and not self._transport.is_closing():
+        if not self._held and not self._is_ending:
             self._transport.resume_reading()
 
     async def closed(self) -> None:
@@ -135,12 +142,15 @@ class Carrier(asyncio.BufferedProtocol):
         with anyio.CancelScope(shield=True):
             with anyio.move_on_after(GOODBYE_SECONDS):
                 await self.over.wait()
-            self._transport.abort()
-            await self.over.wait()
+            if not self.over.is_set():
+                self._transport.abort()
+                with suppress(OSError):  # Python 3.11's TLS does nothing once it was closed twice, by us and aiohttp
+                    self._socket.shutdown(socket.SHUT_RDWR)
+                await self.over.wait()
 
     def close(self) -> None:
         """Say goodbye and end the connection."""
-        if not self._transport.is_closing():
+        if not self._is_ending:
             if self._stripper is not None:
                 with suppress(OSError):
                     self._transport.write(self._dress.frame([b"\x03\xe8"], websocket.CLOSE))
