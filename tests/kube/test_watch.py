@@ -1,10 +1,12 @@
 """List and watch against a server that misbehaves in every way known; after each the cache equals its model."""
 
 import asyncio
+import gc
 import json
 import tracemalloc
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -317,10 +319,12 @@ async def test_memory_does_not_grow_with_restarts(api: FakeApi, tmp_path: Path) 
 
         await restart(20)
         tracemalloc.start()
-        await restart(5)
-        before = tracemalloc.get_traced_memory()[0]
-        await restart(60)
-        grown = tracemalloc.get_traced_memory()[0] - before
+        sizes = []
+        for _ in range(4):
+            await restart(20)
+            gc.collect()  # what waits for the collector is not growth
+            sizes.append(tracemalloc.get_traced_memory()[0])
         tracemalloc.stop()
-    assert grown < 300_000
+    # A leak shows in every stretch; the interpreter's table of names doubles, by 2 MB, in one.
+    assert min(later - earlier for earlier, later in pairwise(sizes)) < 100_000
     assert PODS not in {one.target.partition("?")[0] for one in api.requests}
