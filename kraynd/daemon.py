@@ -251,7 +251,7 @@ class Daemon:
 
     def _forward_changed(self, key: ForwardKey) -> None:
         self.changes.publish(key.cluster_key)
-        self.store.follow()
+        self.store.follow((key,))
 
     def _woke(self, asleep: float) -> None:
         log.info("the machine slept for %.0f s: checking every connection", asleep)

@@ -120,6 +120,11 @@ class Forwards:
         """The listening sockets of each forward by name, to hand to whoever keeps them across a restart."""
         return {key: forward.doors for key, forward in self._forwards.items()}
 
+    def doors_of(self, key: ForwardKey) -> tuple[Door, ...]:
+        """Those of one forward; none when it is not wanted."""
+        forward = self._forwards.get(key)
+        return () if forward is None else forward.doors
+
     def keep_path(self, key: ForwardKey) -> None:
         """A forward's Unix socket lives on elsewhere: its path stays when the daemon ends, not when it is closed."""
         self._forwards[key].keep_path()

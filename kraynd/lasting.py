@@ -34,16 +34,17 @@ class DescriptorStore:
         handover.forget(handover.CONTROL)
         return handover.store(handover.CONTROL, [control])
 
-    def follow(self) -> None:
-        """Store what was opened, and take out what was closed: else its port stays bound."""
+    def follow(self, keys: Iterable[ForwardKey] | None = None) -> None:
+        """Store what was opened, and take out what was closed: else its port stays bound. `keys`: these alone."""
         if self._left:
             return
-        now = {key: doors for key, doors in self._forwards.doors().items() if doors}
-        for key in [key for key, doors in self._stored.items() if now.get(key) != doors]:
+        now = self._forwards.doors() if keys is None else {key: self._forwards.doors_of(key) for key in keys}
+        gone = self._stored.keys() if keys is None else now.keys() & self._stored.keys()
+        for key in [key for key in gone if now.get(key, ()) != self._stored[key]]:
             for name in _named(self._stored.pop(key)):
                 handover.forget(name)
         for key, doors in now.items():
-            if key not in self._stored:
+            if doors and key not in self._stored:
                 self._store(key, doors)
 
     def _store(self, key: ForwardKey, doors: tuple[Door, ...]) -> None:

@@ -24,6 +24,9 @@ class Doors:
     def doors(self) -> dict[ForwardKey, tuple[Door, ...]]:
         return self.open
 
+    def doors_of(self, key: ForwardKey) -> tuple[Door, ...]:
+        return self.open.get(key, ())
+
     def keep_path(self, key: ForwardKey) -> None:
         self.kept.append(key)
 
@@ -40,28 +43,31 @@ async def test_an_upgrade_is_taken_when_it_is_whole_and_nobody_is_connected() ->
     assert list(looks) == ["2"], "not before two looks in a row agreed, and nobody was connected"
 
 
-def test_what_closes_is_taken_out_unless_the_process_ends(manager: Manager, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("keys", [None, (KEY,)], ids=["all", "one"])
+def test_what_closes_is_taken_out_unless_the_process_ends(
+    manager: Manager, monkeypatch: pytest.MonkeyPatch, keys: tuple[ForwardKey, ...] | None
+) -> None:
     monkeypatch.setenv("NOTIFY_SOCKET", manager.path)
     doors = Doors()
     store = DescriptorStore(doors)  # type: ignore[arg-type]
     with socket.create_server(("127.0.0.1", 0)) as door:
         name = forward_name(door.getsockname()[1])
         doors.open = {KEY: ((name, door), ("unix-1-2", door))}
-        store.follow()
+        store.follow(keys)
         manager.await_word(f"FDSTORE=1\nFDNAME={name}")
         manager.await_word("FDSTORE=1\nFDNAME=unix-1-2")
         assert KEY in doors.kept
         doors.open = {}
-        store.follow()
+        store.follow(keys)
         manager.await_word(f"FDSTOREREMOVE=1\nFDNAME={name}", times=2)
         manager.await_word("FDSTOREREMOVE=1\nFDNAME=unix-1-2", times=2)
         assert not manager.stored
         doors.open = {KEY: ((name, door),)}
-        store.follow()
+        store.follow(keys)
         manager.await_word(f"FDSTORE=1\nFDNAME={name}", times=2)
         store.leave()
         doors.open = {}
-        store.follow()
+        store.follow(keys)
         store.put_control(door)  # a later word, so that the one that must not come would be there by now
         manager.await_word("FDSTORE=1\nFDNAME=control")
         assert len(manager.stored[name]) == 1
