@@ -1,10 +1,14 @@
-"""What every test gets: asyncio through anyio, and a home of its own."""
+"""What every test gets: asyncio through anyio, a terminal's signals, and a home of its own."""
 
+import signal
 from pathlib import Path
 
 import pytest
 
 from kraynd.local.home import Home
+
+# Where the tests run in the background of a shell, SIGINT is ignored, and would be by every process they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from krayne.messages import ServiceView
 from krayne_client import rayjobs
 from krayne_client.rayjobs import NEVER, chosen_files, pack
 from tests.client.test_cli import RUN, Shell
-from tests.client.test_tending import DEMO, HEARD
+from tests.client.test_tending import DEMO
 from tests.daemon.backend import MemoryBackend
 
 pytestmark = pytest.mark.anyio
@@ -131,7 +131,7 @@ async def test_submit_and_leave_then_look_and_stop(shell: Shell, dashboard: Dash
 
 async def test_interrupting_leaves_the_job_and_says_so(shell: Shell, dashboard: Dashboard) -> None:
     dashboard.looks = 1_000_000
-    argv = [RUN[0], "-c", HEARD, "job", "submit", "demo", "--no-upload", "--", "sleep"]
+    argv = [*RUN, "job", "submit", "demo", "--no-upload", "--", "sleep"]
     async with await anyio.open_process(argv, env=shell.env) as process:
         assert process.stdout is not None
         assert process.stderr is not None

@@ -16,8 +16,6 @@ from tests.daemon.backend import MemoryBackend, some_cluster, some_services
 
 pytestmark = pytest.mark.anyio
 
-# A runner in the background of a shell has SIGINT ignored, and so would its children.
-HEARD = f"import signal; signal.signal(2, signal.default_int_handler); {RUN[2]}"
 DEMO = ClusterKey("default", "demo")
 PULLING = EventView(id="1", at=1.8e9, object="pod/demo-head", reason="Pulling", text='Pulling image "ray:1"')
 FAILED = EventView(id="2", at=1.8e9 + 1, warning=True, object="pod/demo-head", reason="Failed", text="no\x1b", count=3)
@@ -182,11 +180,7 @@ async def test_watching_on_a_terminal_draws_the_page_anew(shell: Shell, backend:
     def typed() -> tuple[int, bytes]:
         pid, terminal = os.forkpty()
         if pid == 0:  # a terminal of its own, so that ^C reaches it
-            os.execvpe(
-                RUN[0],
-                [RUN[0], "-c", HEARD, "ls", "-w"],
-                shell.env,
-            )
+            os.execvpe(RUN[0], [*RUN, "ls", "-w"], shell.env)
         seen = b""
         while b"ready" not in seen:
             seen += os.read(terminal, 65_536)

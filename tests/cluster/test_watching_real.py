@@ -19,10 +19,8 @@ pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
 TOLD = 120.0  # seconds for a step to be told: events are asked for seldom
 INTERRUPTED = 130
 IMAGE = "rayproject/ray:9.9"
-# Ctrl-C as in a terminal, also where the tests were started in the background, which ignores it.
 COMMAND = """import faulthandler, signal, sys
 faulthandler.register(signal.SIGUSR1)
-signal.signal(signal.SIGINT, signal.default_int_handler)
 from krayne_client.main import main
 sys.exit(main())
 """
