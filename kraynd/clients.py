@@ -20,7 +20,7 @@ from kraynd.core.forwarding import ForwardSpec, HoldSettings, Wait, after_end
 from kraynd.core.httpguard import HttpGuard, host_names, refusal_answer
 from kraynd.core.model import ForwardKey, PodTarget, Service, service_url
 from kraynd.core.pipe import End
-from kraynd.local.accepted import LocalConnection, Mode
+from kraynd.local.accepted import LocalConnection
 from kraynd.local.control import is_hung_up
 from kraynd.local.peer import CAN_TELL, Peers
 from krayne.errors import KrayneError
@@ -125,7 +125,7 @@ class Clients:
         self._news = anyio.Event()  # another aim, or a wake
         self._connections: dict[LocalConnection, Wait] = {}
         self._held: dict[LocalConnection, anyio.CancelScope | None] = {}
-        self._unheard: dict[LocalConnection, asyncio.TimerHandle] = {}  # their first request is not whole yet
+        self._unheard: dict[LocalConnection, asyncio.TimerHandle | None] = {}  # their first request is not whole yet
         self._names = host_names([f"{spec.key.service}.{spec.key.cluster}.localhost"])
         self._bytes_in = self._bytes_out = 0  # of closed connections
 
@@ -173,9 +173,12 @@ class Clients:
     def accept(self, accepted: socket.socket) -> None:
         """Splice a newcomer in this tick if a tunnel is warm, else hold it."""
         loop = asyncio.get_running_loop()
-        guard = self._guard_for(accepted)
+        is_unix = accepted.family == socket.AF_UNIX
+        # HTTP services are guarded; their Unix sockets are out of any web page's reach.
+        is_guarded = self._ground.guard_web and self._spec.scheme == "http" and not is_unix
+        guard = HttpGuard(self._names) if is_guarded else None
         connection = LocalConnection(accepted, self, loop, self._ground.scratch, guard)
-        if not self._is_allowed(accepted):
+        if not self._is_allowed(accepted, is_unix):
             connection.abort("not the user's own")
             return
         self.total += 1
@@ -186,9 +189,10 @@ class Clients:
             connection.read_early()
             self._serve(connection)
             return
-        self._unheard[connection] = loop.call_later(HEAD_SECONDS, connection.abort, "no request came")
+        self._unheard[connection] = None
         connection.read_early()
-        if connection.mode is Mode.WAITING:
+        if connection.is_waiting and connection in self._unheard:  # mostly its request is there already
+            self._unheard[connection] = loop.call_later(HEAD_SECONDS, connection.abort, "no request came")
             connection.wait()
 
     def _serve(self, connection: LocalConnection) -> None:
@@ -200,14 +204,9 @@ class Clients:
             connection.fault(error)
         self._doors.changed()
 
-    def _guard_for(self, accepted: socket.socket) -> HttpGuard | None:
-        """HTTP services are guarded; their Unix sockets are out of any web page's reach."""
-        guarded = self._ground.guard_web and self._spec.scheme == "http" and accepted.family != socket.AF_UNIX
-        return HttpGuard(self._names) if guarded else None
-
-    def _is_allowed(self, accepted: socket.socket) -> bool:
+    def _is_allowed(self, accepted: socket.socket, is_unix: bool) -> bool:
         allowed = self._ground.allowed
-        if allowed is None or not (CAN_TELL or accepted.family == socket.AF_UNIX):
+        if allowed is None or not (CAN_TELL or is_unix):
             return True
         uid = self._ground.peers.uid_of(accepted)
         if uid in allowed:
@@ -366,11 +365,11 @@ class Clients:
 
     def admitted(self, connection: LocalConnection) -> None:
         """The first request is whole and may pass."""
-        timer = self._unheard.pop(connection, None)
-        if timer is not None:
+        timer = self._unheard.pop(connection)
+        if timer is not None:  # it may have been opened long ago
             timer.cancel()
-            self._connections[connection] = Wait(asyncio.get_running_loop().time())  # it may have been opened long ago
-            self._serve(connection)
+            self._connections[connection] = Wait(asyncio.get_running_loop().time())
+        self._serve(connection)
 
     def blocked(self, connection: LocalConnection, why: str) -> bytes:  # noqa: ARG002 - the Owner's word
         """A request that may not pass: counted, shown, answered."""

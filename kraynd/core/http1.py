@@ -18,8 +18,9 @@ TEXT_LIMIT: Final = 300  # characters of a refusal that a person is shown
 
 
 _TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]++"
-_REQUEST = re.compile(rb"(" + _TOKEN + rb") ([\x21-\xff]++) HTTP/1\.([01])")
-_HEADERS = re.compile(rb"(?:\r\n" + _TOKEN + rb":[\t\x20-\x7e\x80-\xff]*+)*+")
+_REQUEST = rb"(" + _TOKEN + rb") ([\x21-\xff]++) HTTP/1\.([01])"
+_REQUEST_LINE = re.compile(_REQUEST + rb"\r\n")
+_REQUEST_HEAD = re.compile(_REQUEST + rb"(?:\r\n" + _TOKEN + rb":[\t\x20-\x7e\x80-\xff]*+)*+")
 # The headers that say who asks for what and where its end is. Where two of one are read as one by some servers and as
 # the other by the rest, two are an error.
 _TELLING = re.compile(
@@ -75,15 +76,13 @@ def read_request(block: bytes, at: int, end: int) -> RequestHead:
 
     What servers are known to read differently is an error. Two expressions, because each connection waits for this.
     """
-    request = _REQUEST.match(block, at, end)
+    request = _REQUEST_HEAD.fullmatch(block, at, end)
     if request is None:
-        raise ProtocolError("this is not a well-formed HTTP/1.1 request")
-    if _HEADERS.fullmatch(block, request.end(), end) is None:
-        is_line = block.startswith(b"\r\n", request.end())
+        is_line = _REQUEST_LINE.match(block, at, end) is not None
         what = "the request has a malformed header line" if is_line else "this is not a well-formed HTTP/1.1 request"
         raise ProtocolError(what)
     headers: dict[bytes, bytes] = {}
-    for name, value in _TELLING.findall(block, request.end(), end):
+    for name, value in _TELLING.findall(block, at, end):
         key = name.lower()
         if key in headers:
             raise ProtocolError(f"the request has two {key.decode()} lines")

@@ -32,6 +32,10 @@ class Mode(Enum):
     CLOSED = "the socket is gone"
 
 
+# A member looked up in its class costs seven times a name of the module's.
+_WAITING, _FROZEN, _SPLICED, _DRAINING, _CLOSED = Mode
+
+
 class Owner(Protocol):
     """Who hears of a connection. Called from the loop; may call the connection back."""
 
@@ -93,7 +97,7 @@ class LocalConnection:
     ) -> None:
         self.peer: End | None = None
         self.socket = connection
-        self.mode = Mode.WAITING
+        self.mode = _WAITING
         self.answered = False
         self.client_finished = False
         self.bytes_in = 0  # from the pod to the client
@@ -117,7 +121,12 @@ class LocalConnection:
     @property
     def is_closed(self) -> bool:
         """Whether the socket is gone."""
-        return self.mode is Mode.CLOSED
+        return self.mode is _CLOSED
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether what the client sends is kept, for want of a stream."""
+        return self.mode is _WAITING
 
     @property
     def said(self) -> bytes | None:
@@ -130,27 +139,29 @@ class LocalConnection:
         return len(self._out) + (len(self._kept) if self._kept is not None else 0)
 
     def read_early(self) -> None:
-        """Take what the client has sent already, so that it can leave with the stream's opening."""
+        """Take what the client has sent already, so that it can leave with the stream's opening; watch nothing yet."""
         self._on_readable()
 
     def wait(self) -> None:
         """There is no stream: keep what comes, up to the bound."""
-        if self.mode is not Mode.CLOSED:
-            self.mode = Mode.WAITING
+        if self.mode is not _CLOSED:
+            self.mode = _WAITING
             self._watch()
 
     def freeze(self) -> bytes:
-        """An open takes the kept bytes along: read nothing more until `splice` or `wait`."""
-        self.mode = Mode.FROZEN
-        self._watch()
+        """An open takes the kept bytes along: read nothing more until `splice` or `wait`.
+
+        Mostly a `splice` follows in the same tick, so the socket stays watched until it has something to say.
+        """
+        self.mode = _FROZEN
         return bytes(self._kept or b"")
 
     def splice(self, stream: End) -> None:
         """The stream has what was kept: from now on bytes go straight to it."""
-        if self.mode is Mode.CLOSED:
+        if self.mode is _CLOSED:
             return
         self.peer = stream
-        self.mode = Mode.SPLICED
+        self.mode = _SPLICED
         if self.client_finished:
             stream.write_eof()
             self._close_if_done()
@@ -164,10 +175,10 @@ class LocalConnection:
 
     def finish(self) -> None:
         """The stream ended well: give the client what is left, then FIN, and close once it has closed too."""
-        if self.mode is Mode.CLOSED:
+        if self.mode is _CLOSED:
             return
         self.peer = None
-        self.mode = Mode.DRAINING
+        self.mode = _DRAINING
         self._paused = False
         self.write_eof()
         self._watch()
@@ -211,7 +222,7 @@ class LocalConnection:
 
     def write(self, data: Buffer) -> None:
         """Towards the client: to the kernel at once, the rest kept until it takes more."""
-        if self._fin_wanted or self.mode is Mode.CLOSED:
+        if self._fin_wanted or self.mode is _CLOSED:
             return
         if not self.answered:
             self._first_answer()
@@ -237,7 +248,7 @@ class LocalConnection:
 
     def write_eof(self) -> None:
         """FIN to the client, after what is kept for it."""
-        if self._fin_wanted or self.mode is Mode.CLOSED:
+        if self._fin_wanted or self.mode is _CLOSED:
             return
         if not self.answered:
             self._first_answer()
@@ -247,7 +258,7 @@ class LocalConnection:
 
     def abort(self, reason: str) -> None:  # noqa: ARG002 - an End's word; TCP has none for it
         """RST to the client, now. A Unix socket knows no RST: it closes."""
-        if self.mode is Mode.CLOSED:
+        if self.mode is _CLOSED:
             return
         if self.socket.family != socket.AF_UNIX:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
@@ -267,9 +278,9 @@ class LocalConnection:
 
     def _watch(self) -> None:
         """Register for reading exactly when a read is wanted."""
-        if self.client_finished or self._paused or self.mode in (Mode.CLOSED, Mode.FROZEN):
+        if self.client_finished or self._paused or self.mode in (_CLOSED, _FROZEN):
             wanted = False
-        elif self.mode is Mode.WAITING:
+        elif self.mode is _WAITING:
             wanted = self._room() > 0
         else:
             wanted = True
@@ -294,7 +305,10 @@ class LocalConnection:
 
     def _read(self) -> None:
         size = READ_SIZE
-        if self.mode is Mode.WAITING:
+        if self.mode is _FROZEN:
+            self._watch()
+            return
+        if self.mode is _WAITING:
             size = self._room()
             if size <= 0:
                 return
@@ -307,7 +321,7 @@ class LocalConnection:
             return
         if count == 0:
             self._client_fin()
-        elif self.mode is not Mode.DRAINING:
+        elif self.mode is not _DRAINING:
             self._admit(self._scratch[:count])
 
     def _admit(self, data: memoryview) -> None:
@@ -348,15 +362,16 @@ class LocalConnection:
                 self._kept += data
             else:
                 self._kept = None
-        if self.mode is Mode.WAITING:
+        if self.mode is not _WAITING:
+            if self.peer is not None:
+                self.peer.write(data)
+        elif self._reading:
             self._watch()
-        elif self.peer is not None:
-            self.peer.write(data)
 
     def _client_fin(self) -> None:
         self.client_finished = True
         self._watch()
-        if self.mode is Mode.WAITING:
+        if self.mode is _WAITING:
             self._owner.finished_early(self)
             return
         if self.peer is not None:
@@ -400,15 +415,15 @@ class LocalConnection:
             return
         self._fin_sent = True
         self._close_if_done()
-        if self.mode is Mode.DRAINING:
+        if self.mode is _DRAINING:
             self._linger()
 
     def _linger(self) -> None:
-        if self._timer is None and self.mode is not Mode.CLOSED:
+        if self._timer is None and self.mode is not _CLOSED:
             self._timer = self._loop.call_later(DRAIN_SECONDS, self._close)
 
     def _close_if_done(self) -> None:
-        if self.client_finished and self._fin_sent and self.mode is not Mode.CLOSED:
+        if self.client_finished and self._fin_sent and self.mode is not _CLOSED:
             self._close()
 
     def _lost(self, error: OSError) -> None:
@@ -421,9 +436,9 @@ class LocalConnection:
             self._loop.remove_writer(self.socket.fileno())
 
     def _close(self) -> None:
-        if self.mode is Mode.CLOSED:
+        if self.mode is _CLOSED:
             return
-        self.mode = Mode.CLOSED
+        self.mode = _CLOSED
         self.peer = None
         self._watch()
         self._stop_writing()

@@ -55,17 +55,21 @@ class Peers:
     def uid_of(self, connection: socket.socket) -> int | None:
         """The user at the other end of an accepted connection (TCP on this machine, or Unix); None is unknown."""
         try:
-            if connection.family == socket.AF_UNIX:
+            client = connection.getpeername()
+            if not isinstance(client, tuple):  # a Unix socket's address is a path
                 return peer_uid(connection)
-            entry = self._client_end(_end(connection.getpeername()), _end(connection.getsockname()))
+            ours = connection.getsockname()
+            return living_owner(self._find((_packed(client[0]), client[1]), (_packed(ours[0]), ours[1])))
         except OSError:
             return None
-        return living_owner(entry)
 
-    def _client_end(self, client: tuple[bytes, int], ours: tuple[bytes, int]) -> TcpEntry | None:
+    def _find(self, client: tuple[bytes, int], ours: tuple[bytes, int]) -> TcpEntry | None:
+        """The client's own socket. Raises OSError when nobody can tell."""
         if self._diag is not None:
-            with contextlib.suppress(OSError):
+            try:
                 return self._diag.find(client, ours)
+            except OSError:  # not `suppress`: it would take a tenth of the whole question
+                pass
         for entry in tcp_table(client[1]):
             if entry.local == client and entry.remote == ours:
                 return entry
@@ -79,12 +83,9 @@ def living_owner(entry: TcpEntry | None) -> int | None:
     return entry.uid
 
 
-def _end(address: tuple[str, int] | tuple[str, int, int, int]) -> tuple[bytes, int]:
-    return _packed(address[0]), address[1]
-
-
 @lru_cache(maxsize=64)
 def _packed(host: str) -> bytes:
+    """An address as the kernel's table has it: without a zone, and IPv4 in its own form."""
     host = host.partition("%")[0]
     packed = socket.inet_pton(socket.AF_INET6 if ":" in host else socket.AF_INET, host)
     return packed[12:] if packed.startswith(MAPPED) else packed

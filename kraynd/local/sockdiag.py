@@ -30,9 +30,11 @@ _SOCKET_ID = struct.Struct("=2s2s16s16sI8s")  # source port, destination port, s
 _REPLY_TAIL = struct.Struct("=IIIII")  # expires, receive queue, send queue, uid, inode
 _REPLY_AT = _HEADER.size
 _REPLY_SIZE = 4 + _SOCKET_ID.size + _REPLY_TAIL.size
-_REPLY_ENDS = slice(_REPLY_AT + 4, _REPLY_AT + 4 + 36)
-_OWNER = struct.Struct("=II")  # uid, inode
-_OWNER_AT = _REPLY_AT + 4 + _SOCKET_ID.size + 12
+# The two for one exact socket, whose answer each accept waits for: its ends, and of the reply type, sequence, family,
+# state, ends, uid, inode.
+_ENDS = struct.Struct(">HH16s16s")
+_ANSWER = struct.Struct("=4xH2xI4xBB2x36s24xII")
+_INET, _INET6, _TCP = int(socket.AF_INET), int(socket.AF_INET6), int(socket.IPPROTO_TCP)
 
 ESTABLISHED, LISTEN = 1, 10  # net/tcp_states.h
 MAPPED = bytes(10) + b"\xff\xff"  # ::ffff:0:0/96, an IPv4 address in an IPv6 socket
@@ -64,7 +66,7 @@ class SockDiag:
     def on_port(self, port: int, states: int = ALL_STATES) -> list[TcpEntry]:
         """The sockets with this local port in these states (a bit each). The kernel filters. Raises OSError."""
         found: list[TcpEntry] = []
-        for family in (socket.AF_INET, socket.AF_INET6):
+        for family in (_INET, _INET6):
             ends = port.to_bytes(2, "big") + bytes(34)
             self._ask(NLM_F_REQUEST | NLM_F_DUMP, family, states, ends)
             while self._read_part(found):
@@ -86,29 +88,23 @@ class SockDiag:
     def _ask(self, flags: int, family: int, states: int, ends: bytes) -> None:
         self._sequence = (self._sequence + 1) & 0xFFFFFFFF
         head = (_QUESTION.size, SOCK_DIAG_BY_FAMILY, flags, self._sequence, 0)
-        self._socket.send(_QUESTION.pack(*head, family, socket.IPPROTO_TCP, 0, states, ends, NO_INTERFACE, NO_COOKIE))
+        self._socket.send(_QUESTION.pack(*head, family, _TCP, 0, states, ends, NO_INTERFACE, NO_COOKIE))
 
     def find(self, local: tuple[bytes, int], remote: tuple[bytes, int]) -> TcpEntry | None:
         """The socket with exactly these ends (packed address, port), or None. Raises OSError when none can be asked."""
-        family = socket.AF_INET if len(local[0]) == 4 else socket.AF_INET6
-        ends = _pack_ends(local, remote)
+        family = _INET if len(local[0]) == 4 else _INET6
+        ends = _ENDS.pack(local[1], remote[1], local[0], remote[0])
         self._ask(NLM_F_REQUEST, family, ALL_STATES, ends)
         while True:
             reply = self._socket.recv(1024)
+            if len(reply) >= _ANSWER.size:
+                kind, sequence, found_family, state, found_ends, uid, inode = _ANSWER.unpack_from(reply)
+                # Nearly every reply. As in the question, an IPv4 address is filled up with zeros.
+                if (kind, sequence, found_family, found_ends) == (SOCK_DIAG_BY_FAMILY, self._sequence, family, ends):
+                    return TcpEntry(state, uid, inode, local, remote)
             _, kind, _, sequence, _ = _HEADER.unpack_from(reply)
-            if sequence != self._sequence:
-                continue
-            is_plain = kind == SOCK_DIAG_BY_FAMILY and len(reply) >= _REPLY_AT + _REPLY_SIZE
-            if is_plain and reply[_REPLY_AT] == family and reply[_REPLY_ENDS] == ends:
-                # Nearly every answer, and each accept waits for it. The kernel fills an IPv4 address up with zeros.
-                uid, inode = _OWNER.unpack_from(reply, _OWNER_AT)
-                return TcpEntry(reply[_REPLY_AT + 1], uid, inode, local, remote)
-            return _read_reply(kind, reply, local, remote)
-
-
-def _pack_ends(local: tuple[bytes, int], remote: tuple[bytes, int]) -> bytes:
-    ports = local[1].to_bytes(2, "big") + remote[1].to_bytes(2, "big")
-    return ports + local[0].ljust(16, b"\0") + remote[0].ljust(16, b"\0")
+            if sequence == self._sequence:
+                return _read_reply(kind, reply, local, remote)
 
 
 def _read_reply(kind: int, reply: bytes, local: tuple[bytes, int], remote: tuple[bytes, int]) -> TcpEntry | None:
@@ -129,7 +125,7 @@ def _read_entry(message: bytes) -> TcpEntry:
     from_port, to_port, source, target, _, _ = _SOCKET_ID.unpack_from(message, _REPLY_AT + 4)
     _, _, _, uid, inode = _REPLY_TAIL.unpack_from(message, _REPLY_AT + 4 + _SOCKET_ID.size)
     ends = [
-        (_plain(packed[:4] if family == socket.AF_INET else packed), int.from_bytes(port, "big"))
+        (_plain(packed[:4] if family == _INET else packed), int.from_bytes(port, "big"))
         for packed, port in ((source, from_port), (target, to_port))
     ]
     return TcpEntry(state, uid, inode, ends[0], ends[1])
