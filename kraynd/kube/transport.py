@@ -19,6 +19,7 @@ import anyio
 import msgspec
 
 from kraynd.core.http1 import BODY_LIMIT, HEAD_LIMIT, ResponseHead, read_head, request_bytes
+from kraynd.kube.fasttls import connector
 from krayne.errors import KubeConfigError, ProtocolError
 
 sslproto.SSLProtocol.max_size = 64 * 1024  # each TLS connection keeps a buffer of this size; 256 KiB is no faster
@@ -124,6 +125,11 @@ class Greeting(asyncio.BufferedProtocol):
         self._ended, self._lost = True, exc
         self._news.set()
 
+    def abort(self) -> None:
+        """End the connection at once, if there is one."""
+        if self._transport is not None:
+            self._transport.abort()
+
     async def more(self) -> bool:
         """Wait for more data; False at the end. Raises the error the connection ended with."""
         size = len(self.data)
@@ -207,12 +213,18 @@ async def connect(endpoint: Endpoint, place: Place, limits: DialLimits) -> tuple
     try:
         if proxy is not None:
             await _ask_proxy(sock, endpoint.proxy or "", place, limits)
-        more: dict[str, Any] = {}
-        if tls is not None:
-            more = {"ssl": tls, "server_hostname": endpoint.server_hostname or place.host}
-            more["ssl_handshake_timeout"] = limits.tls
-        transport, _ = await loop.create_connection(lambda: greeting, sock=sock, **more)
+        if tls is None:
+            transport, _ = await loop.create_connection(lambda: greeting, sock=sock)
+        else:
+            transport, _ = await connector(loop)(
+                lambda: greeting,
+                sock=sock,
+                ssl=tls,
+                server_hostname=endpoint.server_hostname or place.host,
+                ssl_handshake_timeout=limits.tls,
+            )
     except BaseException:
+        greeting.abort()  # the handshake may have ended just before we were called off
         sock.close()
         raise
     return transport, greeting

@@ -565,6 +565,17 @@ async def test_tls_with_a_client_certificate_and_another_name(transport: str) ->
         assert local.data == b"".join(bytes([index + 1]) * 200_000 for index in range(8))
 
 
+async def test_a_server_of_another_authority_is_told_nothing() -> None:
+    server_tls, tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    trustme.CA().issue_cert("127.0.0.1").configure_cert(server_tls)
+    trustme.CA().configure_trust(tls)
+    node = Node()
+    async with serving(node, server_tls=server_tls, tls=tls) as (pool, _):
+        with pytest.raises(KrayneError, match="not trusted"):
+            await pool.open(TARGET, 80, Local())
+    assert not node.requests
+
+
 class Proxy:
     """A CONNECT proxy that remembers what it was asked."""
 
