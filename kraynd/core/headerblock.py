@@ -6,7 +6,6 @@ accepts streams; the side that opens them ignores replies' headers.
 """
 
 import zlib
-from collections.abc import Mapping
 
 from krayne.errors import ProtocolError
 
@@ -44,11 +43,14 @@ MAX_INFLATED = 64 * 1024  # bytes of one block when read: ours hold three short 
 MAX_HEADERS = 100
 
 
-def stored(headers: Mapping[str, str]) -> bytes:
-    """A header block without compression; `START` goes before a connection's first. Names must be lower case."""
-    plain = bytearray(len(headers).to_bytes(4, "big"))
-    for name, value in headers.items():
-        plain += _sized(name.encode()) + _sized(value.encode())
+def field(name: str, value: str) -> bytes:
+    """One header as `stored` takes it. Names must be lower case."""
+    return _sized(name.encode()) + _sized(value.encode())
+
+
+def stored(*fields: bytes) -> bytes:
+    """A header block of these without compression; `START` goes before a connection's first."""
+    plain = len(fields).to_bytes(4, "big") + b"".join(fields)
     if len(plain) > MAX_STORED:
         raise ValueError("header block too large")
     size = len(plain)

@@ -177,6 +177,6 @@ class PodSession:
             self.on_fin(data_id)
 
     def _reply(self, stream: int) -> None:
-        block = stored({}) if self._replied else START + stored({})
+        block = stored() if self._replied else START + stored()
         self._replied = True
         self.write((spdy.syn_reply(stream, block),))

@@ -20,6 +20,10 @@ from krayne.errors import ProtocolError
 MAX_FRAME: Final = 256 * 1024  # the node holds each frame whole
 LAST_STREAM: Final = spdy.MAX_ID - 64  # ids are retired long before they could wrap
 STREAMS_IN_A_LIFE: Final = 1_000_000  # connections after which a tunnel is replaced
+NEVER: Final = float("inf")
+
+_ERROR_STREAM: Final = headerblock.field("streamtype", "error")
+_DATA_STREAM: Final = headerblock.field("streamtype", "data")
 
 Write = Callable[[Sequence[Buffer]], None]
 
@@ -27,12 +31,13 @@ Write = Callable[[Sequence[Buffer]], None]
 class SessionLimits(msgspec.Struct, frozen=True):
     """Seconds. `end`: pod FIN until the error stream ends; `reply`: the server's own limit for a pair;
     `stalled`: an unanswered PING after which no new stream is placed here; `wedged`: after which a worker without
-    streams is given up."""
+    streams is given up; `doubt`: until doubtful workers are asked, all with one burst."""
 
     end: float = 1.5
     reply: float = 30.0
     stalled: float = 0.5
     wedged: float = 5.0
+    doubt: float = 0.25
     pulse: PulseLimits = PulseLimits()
 
 
@@ -95,6 +100,7 @@ class ClientSession:
         self._last_id = -1
         self._opened = 0
         self._now = now
+        self._ask_at = NEVER  # ... the workers that are doubtful
         self.pulse = Pulse(self._limits.pulse, now)
         self.discarded = 0  # bytes for streams that are no more, since the last stream was opened
         self.alarm = self.pulse.due  # when to tick; whoever holds the timer compares it after each call
@@ -116,6 +122,8 @@ class ClientSession:
         if self.pulse.expect(now):
             parts.append(self._window.burst(now))
             self.alarm = min(self.alarm, self.pulse.due)
+        elif worker.doubtful:  # all of them are: know soon
+            parts.append(self._window.ask(worker, now))
         if first:
             parts += self._frames(pair, first, now)
         self._write(parts)
@@ -152,11 +160,10 @@ class ClientSession:
         return candidate
 
     def _opening(self, pair: Pair) -> bytes:
-        headers = {"streamtype": "error", "port": str(pair.port), "requestid": str(self._opened)}
+        names = (headerblock.field("port", str(pair.port)), headerblock.field("requestid", str(self._opened)))
         first = b"" if self._opened > 1 else headerblock.START
-        error = spdy.syn_stream(pair.error_id, first + headerblock.stored(headers), spdy.FIN)
-        headers["streamtype"] = "data"
-        return error + spdy.syn_stream(pair.data_id, headerblock.stored(headers))
+        error = spdy.syn_stream(pair.error_id, first + headerblock.stored(_ERROR_STREAM, *names), spdy.FIN)
+        return error + spdy.syn_stream(pair.data_id, headerblock.stored(_DATA_STREAM, *names))
 
     def _frames(self, pair: Pair, data: Buffer, now: float) -> list[Buffer]:
         size = len(data)
@@ -275,13 +282,18 @@ class ClientSession:
         self._forget(pair)
         if text or not pair.finished:
             self._write((spdy.rst_stream(pair.data_id, spdy.CANCEL),))
-        self._suspect(pair.worker)
+        self._doubt(pair.worker)
         pair.receiver.pod_end(kind, short_text(text, pair.port) if text else "")
 
-    def _suspect(self, worker: Worker) -> None:
-        """Data still under way may have reached a finished connection: find out whether the worker lives."""
+    def _doubt(self, worker: Worker) -> None:
+        """Data still under way may have reached a finished connection: find out soon whether the worker lives.
+
+        Not at once: most connections end with such a doubt, and a question costs as much as an answer of the pod's.
+        """
         if worker.in_flight and not worker.marks:
-            self._write((self._window.ask(worker, self._now),))
+            worker.doubtful = True
+            self._ask_at = min(self._ask_at, self._now + self._limits.doubt)
+            self.alarm = min(self.alarm, self._ask_at)
 
     # Time, and the end of the tunnel.
 
@@ -293,10 +305,13 @@ class ClientSession:
         if self._wedged(now):
             self.retiring = self.retiring or "a worker of the node's stopped"
         verdict = self.pulse.check(now)
-        if verdict == "ask":
+        is_doubtful = now >= self._ask_at and any(worker.doubtful for worker in self._window.workers)
+        if verdict == "ask" or is_doubtful:
             self._write((self._window.burst(now),))
+        if now >= self._ask_at:
+            self._ask_at = NEVER
         deadlines = [pair.deadline for pair in self._waiting if pair.deadline is not None]
-        self.alarm = min([self.pulse.due, *deadlines])
+        self.alarm = min([self.pulse.due, self._ask_at, *deadlines])
         return "dead" if verdict == "dead" else ""
 
     def probe(self, now: float) -> None:
@@ -347,7 +362,7 @@ class ClientSession:
     @property
     def in_flight(self) -> int:
         """Bytes on their way to the pod."""
-        return sum(worker.in_flight for worker in self._window.workers)
+        return self._window.in_flight
 
     def lost(self, reason: str) -> None:
         """The transport is gone: every connection ends. Nothing is written."""

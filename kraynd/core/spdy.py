@@ -77,6 +77,11 @@ def ping(number: int) -> bytes:
     return _THREE.pack(_VERSION_WORD | PING, 4, number)
 
 
+def settings() -> bytes:
+    """No settings at all: a frame that asks for nothing."""
+    return _THREE.pack(_VERSION_WORD | SETTINGS, 4, 0)
+
+
 def goaway(last: int, status: int = 0) -> bytes:
     """No more streams after `last`."""
     return _FOUR.pack(_VERSION_WORD | GOAWAY, 8, last, status)
@@ -136,7 +141,7 @@ class FrameReader:
             if stop > start:
                 self._sink.on_data(stream, view[start:stop])
                 start = stop
-            at = self._gather(view, at, end)
+            at = self._take_control(view, at, end) or self._gather(view, at, end)
         if stop > start:
             self._sink.on_data(stream, view[start:stop])
 
@@ -148,6 +153,19 @@ class FrameReader:
         self._fin = bool(two >> 24 & FIN)
         if self._fin and not self._left:
             self._sink.on_fin(one)
+
+    def _take_control(self, view: memoryview, at: int, end: int) -> int:
+        """A control frame that came in one piece, as nearly all do; returns where it ends, or 0."""
+        if self._head or end - at < HEADER_SIZE:
+            return 0
+        one, two = _WORDS.unpack_from(view, at)
+        size: int = two & MAX_PAYLOAD
+        self._check_control(one, size)
+        upto = at + HEADER_SIZE + size
+        if upto > end:
+            return 0
+        self._sink.on_control(self._kind, two >> 24, bytes(view[at + HEADER_SIZE : upto]))
+        return upto
 
     def _gather(self, view: memoryview, at: int, end: int) -> int:
         """Collect a header, or a control frame, across reads; returns how far the view is used up."""

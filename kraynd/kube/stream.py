@@ -42,7 +42,7 @@ class PodStream:
     else the local side is aborted.
     """
 
-    __slots__ = ("_eof", "_eof_passed", "_holds", "_over", "_paused", "_wire", "ended", "kept", "on_end", "pair",
+    __slots__ = ("_ended", "_eof", "_eof_passed", "_holds", "_over", "_paused", "_wire", "kept", "on_end", "pair",
                  "peer", "result")  # fmt: skip
 
     pair: Pair
@@ -50,7 +50,7 @@ class PodStream:
     def __init__(self, wire: "Wire", local: End) -> None:
         self._wire = wire
         self.peer: End | None = local
-        self.ended = anyio.Event()
+        self._ended: anyio.Event | None = None  # made for who waits: a forward's connections are told by `on_end`
         self.result: StreamEnd | None = None
         self.on_end: Callable[[StreamEnd], None] | None = None
         self.kept = bytearray()  # bytes from the pod that the paused local side has not taken
@@ -69,6 +69,15 @@ class PodStream:
     def sent(self) -> int:
         """Bytes towards the pod."""
         return self.pair.sent
+
+    @property
+    def ended(self) -> anyio.Event:
+        """Set once there is a result."""
+        if self._ended is None:
+            self._ended = anyio.Event()
+            if self.result is not None:
+                self._ended.set()
+        return self._ended
 
     # The local side calls these.
 
@@ -175,7 +184,8 @@ class PodStream:
         self.result = end
         self.kept.clear()
         self.release(WINDOW | WIRE)
-        self.ended.set()
+        if self._ended is not None:
+            self._ended.set()
         if self.on_end is not None:
             self.on_end(end)
         if end.kind != "eof" and self.peer is not None:

@@ -69,6 +69,10 @@ class _Pod:
         self.used = False  # by somebody's connection, not by the daemon's own questions alone
         self.gone = False
 
+    def usable(self) -> list[Wire]:
+        """Those that take one more connection."""
+        return [wire for wire in self.wires if wire.usable]
+
     @property
     def path(self) -> str:
         return f"/api/v1/namespaces/{self.target.namespace}/pods/{self.target.pod}/portforward"
@@ -114,8 +118,9 @@ class TunnelPool:
         if pod is None:
             return None
         pod.used = True
-        wire = self._place(pod)
-        return None if wire is None else self._open_on(pod, wire, port, local, first)
+        usable = pod.usable()
+        wire = self._place(pod, usable)
+        return None if wire is None else self._open_on(pod, usable, wire, port, local, first)
 
     async def open(
         self, target: PodTarget, port: int, local: End, first: bytes = b"", *, aside: bool = False
@@ -128,7 +133,7 @@ class TunnelPool:
         if pod is None:
             pod = self._pods[target.uid] = _Pod(target)
         pod.used = pod.used or not aside
-        wire = self._place(pod)
+        wire = self._place(pod, pod.usable())
         if wire is None:
             pod.waiting += 1
             try:
@@ -136,7 +141,7 @@ class TunnelPool:
             finally:
                 pod.waiting -= 1
                 self._forget_empty(pod)
-        return self._open_on(pod, wire, port, local, first)
+        return self._open_on(pod, pod.usable(), wire, port, local, first)
 
     def drop(self, uid: str) -> None:
         """The pod is gone: its tunnels take no more, and end soon."""
@@ -159,9 +164,8 @@ class TunnelPool:
 
     # Placement.
 
-    def _place(self, pod: _Pod) -> Wire | None:
+    def _place(self, pod: _Pod, usable: list[Wire]) -> Wire | None:
         """The tunnel for one more connection: an idle one, else a shared one, else None for "dial"."""
-        usable = [wire for wire in pod.wires if wire.usable]
         if not usable:
             return None if self._may_dial(pod, 0) or pod.dials else self._least(pod.wires)
         best = self._least(usable)
@@ -183,14 +187,12 @@ class TunnelPool:
             and self._wires + on_the_way < self._settings.total
         )
 
-    def _open_on(self, pod: _Pod, wire: Wire, port: int, local: End, first: bytes) -> PodStream:
+    def _open_on(self, pod: _Pod, usable: list[Wire], wire: Wire, port: int, local: End, first: bytes) -> PodStream:
         stream = wire.open(port, local, first)
-        if not pod.used:
-            return stream
-        usable = [one for one in pod.wires if one.usable]
-        idle = sum(one.idle for one in usable)
-        if idle + len(pod.dials) < self._settings.spare and self._may_dial(pod, len(usable)):
-            self._start_dial(pod)
+        if pod.used:
+            idle = len(pod.dials) + sum(one.idle for one in usable)
+            if idle < self._settings.spare and self._may_dial(pod, len(usable)):
+                self._start_dial(pod)
         return stream
 
     # Dialling.
@@ -201,9 +203,9 @@ class TunnelPool:
             await attempt.done.wait()
             if pod.gone:
                 raise KrayneError(f"pod {pod.target.pod} is gone", kind="pod-gone")
-            wire = self._place(pod)
+            wire = self._place(pod, pod.usable())
             if wire is None and attempt.error is not None:
-                wire = self._least([one for one in pod.wires if one.usable])
+                wire = self._least(pod.usable())
             if wire is not None:
                 return wire
             if attempt.error is not None:
@@ -211,7 +213,7 @@ class TunnelPool:
 
     def _join_dial(self, pod: _Pod) -> _Dial:
         wanted = 1 + pod.waiting // WAITERS_FOR_A_DIAL
-        usable = sum(wire.usable for wire in pod.wires)
+        usable = len(pod.usable())
         if not pod.dials or (len(pod.dials) < wanted and self._may_dial(pod, usable)):
             return self._start_dial(pod)
         return pod.dials[0]

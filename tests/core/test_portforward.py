@@ -366,6 +366,7 @@ class Server:
         self.turn = 0
         self.deepest = 0
         self.data = 0
+        self.pings = 0
 
     def run(self) -> None:
         self._deal(bytes(self.tunnel.up))
@@ -382,9 +383,10 @@ class Server:
         while at < len(data):
             size = int.from_bytes(data[at + 5 : at + 8], "big") + 8
             frame, at = data[at : at + size], at + size
-            if frame[:4] == b"\x80\x03\x00\x06":
-                self.queues[self.turn].append(frame)
+            if frame[:4] in (b"\x80\x03\x00\x06", b"\x80\x03\x00\x04"):  # PING, and SETTINGS, which nobody answers
+                self.queues[self.turn].append(frame if frame[3] == spdy.PING else b"")
                 self.turn = (self.turn + 1) % 5
+                self.pings += frame[3] == spdy.PING
             else:
                 is_control = frame[0] & 0x80
                 stream = int.from_bytes(frame[8:12] if is_control else frame[:4], "big")
@@ -414,6 +416,26 @@ def test_what_a_stalled_process_leaves_on_the_node_is_bounded_and_its_neighbours
     server.stalled.clear()
     server.run()
     assert stalled.log == ["full", "room"]
+
+
+def test_a_question_to_one_worker_brings_one_answer() -> None:
+    """However turns fall: the other workers' turns pass by, unless they are busy and their state is worth knowing."""
+    tunnel = Tunnel()
+    server = Server(tunnel)
+    pairs = [tunnel.client.open(80, Client(), b"", tunnel.now) for _ in range(2)]
+    for pair in pairs:
+        for _ in range(20):
+            tunnel.client.send(pair, bytes(262_144), tunnel.now)
+            asked = server.pings
+            server.run()
+            assert server.pings - asked <= 1
+    assert server.pings > 5
+    server.stalled.add(pairs[0].worker.index)
+    for _ in range(4):
+        for pair in pairs:
+            tunnel.client.send(pair, bytes(262_144), tunnel.now)
+            server.run()
+    assert len(pairs[0].worker.marks) > 1
 
 
 def test_the_window_grows_where_it_is_the_limit() -> None:
@@ -456,11 +478,46 @@ def test_a_worker_that_stays_blocked_after_its_connection_ended_retires_the_tunn
     tunnel.client.feed(memoryview(ending), tunnel.now)
     assert client.end == ("eof", "")
     server.run()
+    doubt = SessionLimits().doubt
     for second in range(6):
         assert not tunnel.client.retiring
-        tunnel.client.tick(tunnel.now + second)
-    tunnel.client.tick(tunnel.now + 6)
+        assert tunnel.client.alarm <= tunnel.now + doubt + second + 10
+        tunnel.client.tick(tunnel.now + doubt + second)
+    tunnel.client.tick(tunnel.now + doubt + 6)
     assert "worker" in tunnel.client.retiring
+
+
+def test_doubts_are_asked_about_together_and_keep_new_connections_away() -> None:
+    """Where connections end with data under way, a worker of the node's may have stopped, and nothing would tell."""
+    tunnel = Tunnel()
+    pairs = [tunnel.open(b"x")[1] for _ in range(3)]
+    for process in tunnel.processes:
+        process.pair.close()
+    tunnel.settle()
+    assert tunnel.client.alarm == tunnel.now + SessionLimits().doubt
+    doubtful = {pair.worker for pair in pairs}
+    assert len(doubtful) == 3
+    assert not any(worker.marks for worker in doubtful)
+    assert tunnel.open()[1].worker not in doubtful
+    before = tunnel.writes
+    tunnel.client.tick(tunnel.client.alarm)
+    assert tunnel.writes == before + 1
+    assert all(worker.marks and not worker.doubtful for worker in doubtful)
+    tunnel.settle()
+    assert not any(worker.marks or worker.in_flight for worker in doubtful)
+    assert tunnel.client.alarm > tunnel.now + 1
+
+
+def test_where_every_worker_is_doubtful_a_new_connection_brings_the_question() -> None:
+    tunnel = Tunnel()
+    for _ in range(5):
+        tunnel.open(b"x")
+    for process in tunnel.processes:
+        process.pair.close()
+    tunnel.settle()
+    worker = tunnel.client.open(80, Client(), b"", tunnel.now).worker
+    assert worker.marks
+    assert not worker.doubtful
 
 
 def test_only_connections_that_were_answered_can_hold_a_tunnel_up() -> None:
