@@ -8,6 +8,7 @@ import asyncio
 import logging
 import random
 import socket
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol
@@ -20,6 +21,7 @@ from kraynd.core.forwarding import ForwardSpec, HoldSettings, Wait, after_end
 from kraynd.core.httpguard import HttpGuard, host_names, refusal_answer
 from kraynd.core.model import ForwardKey, PodTarget, Service, service_url
 from kraynd.core.pipe import End
+from kraynd.core.sparing import Sparing
 from kraynd.local.accepted import LocalConnection
 from kraynd.local.control import is_hung_up
 from kraynd.local.peer import CAN_TELL, Peers
@@ -126,6 +128,7 @@ class Clients:
         self._connections: dict[LocalConnection, Wait] = {}
         self._held: dict[LocalConnection, anyio.CancelScope | None] = {}
         self._unheard: dict[LocalConnection, asyncio.TimerHandle | None] = {}  # their first request is not whole yet
+        self._log = Sparing()
         self._names = host_names([f"{spec.key.service}.{spec.key.cluster}.localhost"])
         self._bytes_in = self._bytes_out = 0  # of closed connections
 
@@ -213,7 +216,7 @@ class Clients:
             return True
         self.foreign += 1
         whose = "an unknown user" if uid is None else f"another user (uid {uid})"
-        self.last_error = f"a connection of {whose} was refused"
+        self.misfortune(f"a connection of {whose} was refused")
         return False
 
     # Streams.
@@ -247,8 +250,10 @@ class Clients:
         wait = self._connections.get(connection)
         if connection.is_closed or wait is None:
             return
-        if end.kind != "eof":
+        if end.kind == "reset":  # often how a program ends its talks
             self.last_error = end.message
+        elif end.kind != "eof":
+            self.misfortune(end.message)
         if end.kind == "refused":
             self.refusal = end.message
         course = after_end(
@@ -326,7 +331,7 @@ class Clients:
         try:
             stream = await pool.open(target, self._spec.remote_port, connection, connection.freeze())
         except KrayneError as error:
-            self.last_error = error.message
+            self.misfortune(error.message)
             if not (error.retryable or error.kind == "pod-gone"):  # a pod that is gone is replaced: its aim will come
                 raise
             self._dial_failed(connection, error.message)
@@ -349,11 +354,17 @@ class Clients:
     def _drop(self, connection: LocalConnection, why: str) -> None:
         """Reset a connection that could not be served, and count it."""
         self.refused += 1
-        self.last_error = why
+        self.misfortune(why)
         connection.abort(why)
 
     def _why(self) -> str:
         return self.refusal or self.trouble or self.aim.why or "no connection to the pod yet"
+
+    def misfortune(self, what: str) -> None:
+        """Something a user may ask about later: shown as the newest, and logged unless it was a moment ago."""
+        self.last_error = what
+        if self._log.wants(what, time.monotonic()):
+            log.info("forward %s: %s", self._spec.key, what)
 
     # What the connections tell.
 
@@ -374,7 +385,7 @@ class Clients:
     def blocked(self, connection: LocalConnection, why: str) -> bytes:  # noqa: ARG002 - the Owner's word
         """A request that may not pass: counted, shown, answered."""
         self.blocked_requests += 1
-        self.last_error = f"a request was refused: {why}"
+        self.misfortune(f"a request was refused: {why}")
         self._doors.changed()
         service = Service(self._spec.key.service, self._spec.remote_port, self._spec.scheme)
         return refusal_answer(why, service_url(service, self._spec.key.cluster, self._spec.local_port))

@@ -55,6 +55,7 @@ class Connection:
         self._poked = anyio.Event()
         self._contacted = anyio.Event()
         self._moved = anyio.Event()
+        self._logged = ""  # the condition the log speaks of last
         self.tries = 0
         self._trouble = UNSETTLED
         self._settings_stamp: object = None
@@ -203,6 +204,10 @@ class Connection:
         self._move()
 
     def _move(self) -> None:
+        state = self.state
+        if state.condition not in ("connecting", self._logged):
+            self._logged = state.condition
+            log.info("Kubernetes: %s%s", state.condition, f": {state.reason}" if state.reason else "")
         self._moved.set()
         self._moved = anyio.Event()
 

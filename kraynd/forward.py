@@ -21,6 +21,8 @@ from kraynd.local.peer import who_holds
 
 log = logging.getLogger("kraynd.forwards")
 
+WORKING = frozenset({"listening", "connected"})
+TROUBLED = frozenset({"refused", "port-taken"})  # states that only something outside mends
 ASK_HOLDER_EVERY = 20  # tries for a taken port between two looks at who holds it: procfs is slow
 
 
@@ -55,6 +57,7 @@ class Forward:
         self._obstacle = "the port is being opened"  # why the doors are closed
         self._taken = False  # ... and that it is because of somebody else
         self._since = time.time()
+        self._troubled = False  # it was, and has not worked since
         self._shown: tuple[str, str, bool] = ("", "", False)
 
     async def run(self) -> None:
@@ -130,7 +133,8 @@ class Forward:
             except OSError as error:
                 failures += 1
                 if failures % ASK_HOLDER_EVERY == 1:
-                    self._obstacle = self._clients.last_error = await _why_not(self.spec.local_port, error)
+                    self._obstacle = await _why_not(self.spec.local_port, error)
+                    self._clients.misfortune(self._obstacle)
                     self._taken = True
                     self.changed()
                 await self._pause(PORT_TAKEN.delay(failures, self._ground.rand()))
@@ -155,7 +159,7 @@ class Forward:
         self._crashed.set()
 
     def _starved(self, error: OSError) -> None:
-        self._clients.last_error = f"connections wait to be let in: {error.strerror or error}"
+        self._clients.misfortune(f"connections wait to be let in: {error.strerror or error}")
 
     # The doors, as the clients know them.
 
@@ -176,8 +180,15 @@ class Forward:
         if shown != self._shown:
             if state != self._shown[0]:
                 self._since = time.time()
+                self._follow_trouble(state)
             self._shown = shown
             self._ground.on_change(self.spec.key)
+
+    def _follow_trouble(self, state: str) -> None:
+        """What went wrong is in the log by its own words; that it is over is not."""
+        if state in WORKING and self._troubled:
+            log.info("forward %s works again", self.spec.key)
+        self._troubled = state in TROUBLED or (self._troubled and state not in WORKING)
 
     def _situation(self) -> tuple[str, str]:
         clients = self._clients

@@ -87,10 +87,14 @@ def test_a_port_that_refuses_is_waited_for(plane: ControlPlane, namespace: str, 
     with closing(_connected(krayne, port)) as client:
         client.sendall(b"early")
         row = becomes(krayne, "demo", lambda row: service(row, one["name"])["state"] == "refused")
-        assert service(row, one["name"])["reason"]
+        reason = service(row, one["name"])["reason"]
+        assert f"nothing listens on port {PORT} in the pod" in reason
+        assert reason in krayne("describe", "demo").out
+        assert f"forward {namespace}/demo/{one['name']}: {reason}" in krayne.log()
         plane.node.map_port(namespace, "demo-head-*", PORT, echo.port)
         assert client.recv(5) == b"early"
     becomes(krayne, "demo", lambda row: service(row, one["name"])["state"] == "ready")
+    assert f"forward {namespace}/demo/{one['name']} works again" in krayne.log()
 
 
 def _connected(krayne: Krayne, port: int) -> socket.socket:

@@ -15,7 +15,7 @@ from kraynd.core.model import PodTarget
 from kraynd.core.pipe import End
 from kraynd.forwards import HoldSettings
 from krayne.errors import ForbiddenError, KubeConnectionError
-from tests.daemon.fakepod import App, Echo, LastWord, PodStream, Pool, head
+from tests.daemon.fakepod import App, Banner, Echo, LastWord, PodStream, Pool, head
 from tests.daemon.house import BANNER, CLUSTER, LAST_WORD, NOBODY, SILENT, House, built
 from tests.daemon.localhost import LOOPS, until
 
@@ -240,6 +240,22 @@ async def test_a_refused_port_is_tried_until_it_listens_and_the_request_arrives_
     assert [bytes(app.heard) for app in house.apps if isinstance(app, LastWord)] == [b"POST body"]
     assert house.state().reconnects == len(house.pool.streams) - 1
     await until(lambda: house.state().state == "listening")
+
+
+async def test_what_goes_wrong_is_in_the_log_and_does_not_fill_it(
+    house: House, caplog: pytest.LogCaptureFixture, no_retries: None
+) -> None:
+    caplog.set_level("INFO", logger="kraynd.forwards")
+    port = await house.open(NOBODY)
+    house.aim()
+    clients = [house.connect(port) for _ in range(20)]
+    await until(lambda: house.state().held == len(clients) and house.state().state == "refused")
+    lines = [one.getMessage() for one in caplog.records]
+    assert lines == ["forward default/demo/ssh: nothing listens on the port in the pod"]
+    house.pool.apps[NOBODY] = Banner
+    house.forwards.wake()
+    await until(lambda: house.state().state == "connected")
+    assert [one.getMessage() for one in caplog.records][1:] == ["forward default/demo/ssh works again"]
 
 
 async def test_a_port_that_stays_refused_resets_when_the_wait_is_over(tmp_path: Path) -> None:
