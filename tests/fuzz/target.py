@@ -96,7 +96,9 @@ class Written:
             assert spdy.word(body) % 2
             assert spdy.word(body) > self._last_opened
             self._last_opened = spdy.word(body)
-        assert kind in {spdy.SYN_STREAM, spdy.RST_STREAM, spdy.PING}
+        if kind == spdy.SETTINGS:  # a turn passed
+            assert body == bytes(4)
+        assert kind in {spdy.SYN_STREAM, spdy.RST_STREAM, spdy.PING, spdy.SETTINGS}
 
 
 class ClientRun:
