@@ -47,7 +47,7 @@ def _log_to(level: str, file: str | None) -> None:
     handler.setFormatter(_JournalFormatter() if journal else logging.Formatter(PLAIN))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     # Their debug output holds whole bodies, Secrets and tokens included.
-    for foreign in ("aiohttp", "asyncio", "kubernetes_asyncio", "urllib3"):
+    for foreign in ("aiofastnet", "aiohttp", "asyncio", "kubernetes_asyncio", "urllib3"):
         logging.getLogger(foreign).setLevel(logging.WARNING)
 
 

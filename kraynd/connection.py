@@ -13,6 +13,7 @@ import anyio
 import msgspec
 
 from kraynd.core.model import ClusterKey
+from kraynd.core.sparing import Sparing
 from kraynd.kube.tunnel import TunnelPool, TunnelSettings
 from kraynd.kube.world import World, WorldState
 from kraynd.local.memory import MemoryStore
@@ -55,7 +56,8 @@ class Connection:
         self._poked = anyio.Event()
         self._contacted = anyio.Event()
         self._moved = anyio.Event()
-        self._logged = ""  # the condition the log speaks of last
+        self._log = Sparing()
+        self._logged = ""  # what the log says last of how it stands
         self.tries = 0
         self._trouble = UNSETTLED
         self._settings_stamp: object = None
@@ -205,9 +207,10 @@ class Connection:
 
     def _move(self) -> None:
         state = self.state
-        if state.condition not in ("connecting", self._logged):
-            self._logged = state.condition
-            log.info("Kubernetes: %s%s", state.condition, f": {state.reason}" if state.reason else "")
+        said = f"{state.condition}: {state.reason}" if state.reason else state.condition
+        if state.condition != "connecting" and said != self._logged and self._log.wants(said, time.monotonic()):
+            self._logged = said
+            log.info("Kubernetes: %s", said)
         self._moved.set()
         self._moved = anyio.Event()
 

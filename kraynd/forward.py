@@ -15,6 +15,7 @@ from anyio import to_thread
 from kraynd.clients import Aim, Clients, Ground
 from kraynd.core.backoff import FAULT, PORT_TAKEN, Retry
 from kraynd.core.forwarding import ForwardSpec, ForwardState
+from kraynd.core.sparing import Sparing
 from kraynd.local.handover import Door
 from kraynd.local.listen import Listener
 from kraynd.local.peer import who_holds
@@ -58,6 +59,7 @@ class Forward:
         self._taken = False  # ... and that it is because of somebody else
         self._since = time.time()
         self._troubled = False  # it was, and has not worked since
+        self._relief = Sparing()
         self._shown: tuple[str, str, bool] = ("", "", False)
 
     async def run(self) -> None:
@@ -186,7 +188,7 @@ class Forward:
 
     def _follow_trouble(self, state: str) -> None:
         """What went wrong is in the log by its own words; that it is over is not."""
-        if state in WORKING and self._troubled:
+        if state in WORKING and self._troubled and self._relief.wants("again", time.monotonic()):
             log.info("forward %s works again", self.spec.key)
         self._troubled = state in TROUBLED or (self._troubled and state not in WORKING)
 

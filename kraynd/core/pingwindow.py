@@ -18,6 +18,7 @@ LARGEST_WINDOW: Final = 4 * 1024 * 1024  # bytes a stalled pod process may leave
 DATA_FRAMES: Final = 32  # data frames in flight: the queue of 50 never fills
 QUEUE_SAFE: Final = 46  # frames of any kind; at this depth not even a PING may be added
 PING_FRAMES: Final = 12  # ask after this many frames, so that small writes do not wait for an answer
+PASSES: Final = 12  # turns of one worker that pass before it is asked after all
 LAST_PING: Final = MAX_ID // 2 - 16  # then the tunnel is retired
 _PASS: Final = settings()
 
@@ -68,9 +69,16 @@ class Worker:
         return bool(self.marks) and self.queued - self.queued_acked >= QUEUE_SAFE
 
     @property
+    def unasked(self) -> bool:
+        """Data was sent since it was last asked, and since its last answer."""
+        return self.sent > (self.marks[-1].sent if self.marks else self.acked)
+
+    @property
     def idle(self) -> bool:
         """All it was sent is known to be taken, so its queue is empty. One that is busy would get to SETTINGS last."""
-        return self.sent == self.acked and not (self.marks or self.doubtful)
+        if self.marks or self.sent != self.acked:
+            return False
+        return self.queued - self.queued_acked < PASSES
 
     def owes_since(self) -> float | None:
         """When the oldest unanswered PING left."""
@@ -113,7 +121,7 @@ class PingWindow:
         hit = [self.workers[(self._next + step) % WORKERS] for step in range(steps)]
         if any(one.deep for one in hit) or self.spent:
             return b""
-        return b"".join([self._pass() if one.idle and one is not worker else self._ping(one, now) for one in hit])
+        return b"".join([self._pass(one) if one.idle and one is not worker else self._ping(one, now) for one in hit])
 
     def burst(self, now: float) -> bytes:
         """One PING for every worker: the probe. None when a queue has no room."""
@@ -131,8 +139,9 @@ class PingWindow:
         self._unanswered += 1
         return ping(2 * self._next - 1)
 
-    def _pass(self) -> bytes:
-        """The next one's turn comes without a question."""
+    def _pass(self, worker: Worker) -> bytes:
+        """Whose turn it is, is not asked."""
+        worker.queued += 1
         self._next += 1
         return _PASS
 

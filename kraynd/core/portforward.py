@@ -100,7 +100,7 @@ class ClientSession:
         self._last_id = -1
         self._opened = 0
         self._now = now
-        self._ask_at = NEVER  # ... the workers that are doubtful
+        self._ask_at = NEVER  # when doubtful workers are asked
         self.pulse = Pulse(self._limits.pulse, now)
         self.discarded = 0  # bytes for streams that are no more, since the last stream was opened
         self.alarm = self.pulse.due  # when to tick; whoever holds the timer compares it after each call
@@ -290,7 +290,7 @@ class ClientSession:
 
         Not at once: most connections end with such a doubt, and a question costs as much as an answer of the pod's.
         """
-        if worker.in_flight and not worker.marks:
+        if worker.unasked:
             worker.doubtful = True
             self._ask_at = min(self._ask_at, self._now + self._limits.doubt)
             self.alarm = min(self.alarm, self._ask_at)
@@ -305,14 +305,23 @@ class ClientSession:
         if self._wedged(now):
             self.retiring = self.retiring or "a worker of the node's stopped"
         verdict = self.pulse.check(now)
-        is_doubtful = now >= self._ask_at and any(worker.doubtful for worker in self._window.workers)
-        if verdict == "ask" or is_doubtful:
+        if verdict == "ask":
             self._write((self._window.burst(now),))
         if now >= self._ask_at:
-            self._ask_at = NEVER
+            self._ask_doubtful(now)
         deadlines = [pair.deadline for pair in self._waiting if pair.deadline is not None]
         self.alarm = min([self.pulse.due, self._ask_at, *deadlines])
         return "dead" if verdict == "dead" else ""
+
+    def _ask_doubtful(self, now: float) -> None:
+        doubtful = [worker for worker in self._window.workers if worker.doubtful]
+        # A burst asks all at once. Where one worker's queue has no room for its part, those that can be asked are.
+        asked = (self._window.burst(now) if doubtful else b"") or b"".join(
+            self._window.ask(worker, now) for worker in doubtful if worker.doubtful
+        )
+        if asked:
+            self._write((asked,))
+        self._ask_at = now + self._limits.doubt if any(worker.doubtful for worker in doubtful) else NEVER
 
     def probe(self, now: float) -> None:
         """Demand an answer within the probe's time; `congested` until it comes."""

@@ -22,7 +22,7 @@ from kraynd.core.http1 import BODY_LIMIT, HEAD_LIMIT, ResponseHead, read_head, r
 from kraynd.kube.fasttls import connector
 from krayne.errors import KubeConfigError, ProtocolError
 
-sslproto.SSLProtocol.max_size = 64 * 1024  # each TLS connection keeps a buffer of this size; 256 KiB is no faster
+sslproto.SSLProtocol.max_size = 64 * 1024  # asyncio's own TLS keeps a buffer of this size; 256 KiB is no faster
 
 KEEPALIVE = (30, 10, 3)  # TCP's own: idle seconds, interval, count; a last resort under our pings
 STAGGER = 0.25  # seconds before the next address is tried beside a slow one (RFC 8305)
@@ -356,6 +356,7 @@ async def _through_tls_proxy(proxy_url: str, proxy: Place, target: Place, limits
             ssl_handshake_timeout=limits.tls,
         )
     except BaseException:
+        greeting.abort()  # as in `connect`
         sock.close()
         raise
     try:

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kraynd.core import spdy
+from kraynd.core.pingwindow import QUEUE_SAFE
 from kraynd.core.pipe import Buffer
 from kraynd.core.podside import PodPair, PodSession
 from kraynd.core.portforward import ClientSession, Pair, SessionLimits
@@ -373,6 +374,7 @@ class Server:
         self.tunnel.up.clear()
         for index, queue in enumerate(self.queues):
             self.deepest = max(self.deepest, len(queue))
+            assert self.tunnel.client.in_flight == sum(one.in_flight for one in self.tunnel.client._window.workers)
             if index not in self.stalled:
                 for pong in [frame for frame in queue if frame]:
                     self.tunnel.client.feed(memoryview(pong), self.tunnel.now)
@@ -423,13 +425,15 @@ def test_a_question_to_one_worker_brings_one_answer() -> None:
     tunnel = Tunnel()
     server = Server(tunnel)
     pairs = [tunnel.client.open(80, Client(), b"", tunnel.now) for _ in range(2)]
+    asks = 0
     for pair in pairs:
-        for _ in range(20):
+        for _ in range(40):
             tunnel.client.send(pair, bytes(262_144), tunnel.now)
-            asked = server.pings
+            before = server.pings
             server.run()
-            assert server.pings - asked <= 1
-    assert server.pings > 5
+            asks += server.pings > before
+    assert asks > 20
+    assert server.pings < 2 * asks  # one each, and now and then one for a worker whose turn has passed a dozen times
     server.stalled.add(pairs[0].worker.index)
     for _ in range(4):
         for pair in pairs:
@@ -518,6 +522,44 @@ def test_where_every_worker_is_doubtful_a_new_connection_brings_the_question() -
     worker = tunnel.client.open(80, Client(), b"", tunnel.now).worker
     assert worker.marks
     assert not worker.doubtful
+
+
+def test_a_doubt_outlives_a_worker_whose_queue_is_full() -> None:
+    """A stalled process keeps all five from being asked at once; those that can be asked are, the others later."""
+    tunnel = Tunnel()
+    server = Server(tunnel)
+    first = tunnel.client.open(80, Client(), b"", tunnel.now)
+    server.stalled.add(first.worker.index)
+    for _ in range(QUEUE_SAFE):
+        tunnel.client.send(first, b"x", tunnel.now)
+        tunnel.client.probe(tunnel.now)
+        server.run()
+    assert first.worker.deep
+    pairs = [tunnel.client.open(80, Client(), b"x", tunnel.now) for _ in range(4)]
+    for pair in pairs:
+        ending = spdy.data_header(pair.data_id, 0, spdy.FIN) + spdy.data_header(pair.error_id, 0, spdy.FIN)
+        tunnel.client.feed(memoryview(ending), tunnel.now)
+    for _ in range(4):
+        tunnel.now += SessionLimits().doubt
+        tunnel.client.tick(tunnel.now)
+        server.run()
+    server.stalled.clear()
+    server.run()
+    tunnel.now += SessionLimits().doubt
+    tunnel.client.tick(tunnel.now)
+    server.run()
+    assert not any(pair.worker.doubtful or pair.worker.in_flight for pair in pairs)
+
+
+def test_what_follows_the_last_question_is_doubtful_too() -> None:
+    tunnel = Tunnel()
+    _, pair, process = tunnel.open()
+    tunnel.client.send(pair, bytes(262_144), tunnel.now)
+    assert pair.worker.marks
+    tunnel.client.send(pair, b"more", tunnel.now)
+    process.pair.close()
+    tunnel.pass_down()
+    assert pair.worker.doubtful
 
 
 def test_only_connections_that_were_answered_can_hold_a_tunnel_up() -> None:

@@ -1,9 +1,11 @@
 """The pool against a node in this process: real sockets, both transports, no Kubernetes."""
 
 import asyncio
+import os
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any
 
 import anyio
@@ -14,6 +16,9 @@ from kraynd.core.model import PodTarget
 from kraynd.core.pipe import Buffer, End
 from kraynd.core.portforward import SessionLimits
 from kraynd.core.pulse import PulseLimits
+from kraynd.kube import transport as transport_module
+from kraynd.kube.fasttls import connector
+from kraynd.kube.transport import DialLimits, place_of
 from kraynd.kube.tunnel import PodStream, StreamEnd, TunnelPool, TunnelSettings
 from kraynd.kube.wire import WireLimits
 from krayne.errors import KrayneError
@@ -563,6 +568,45 @@ async def test_tls_with_a_client_certificate_and_another_name(transport: str) ->
         with anyio.fail_after(LIMIT):
             await local.enough.wait()
         assert local.data == b"".join(bytes([index + 1]) * 200_000 for index in range(8))
+
+
+async def test_the_fast_loop_has_fast_tls_and_asyncio_its_own(anyio_backend: tuple[str, dict[str, Any]]) -> None:
+    pytest.importorskip("aiofastnet")
+    loop = asyncio.get_running_loop()
+    assert isinstance(connector(loop), partial) is anyio_backend[1]["use_uvloop"]
+
+
+@pytest.mark.parametrize("proxy_is_tls", [False, True])
+async def test_a_dial_called_off_as_its_handshake_ends_leaves_nothing(
+    anyio_backend: tuple[str, dict[str, Any]], proxy_is_tls: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loop has handed the transport to the protocol by then; else its socket would be closed under it."""
+    if anyio_backend[1]["use_uvloop"]:
+        pytest.skip("a loop in C cannot be made to fail at that point")
+    authority = trustme.CA()
+    server_tls, tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    authority.issue_cert("127.0.0.1").configure_cert(server_tls)
+    authority.configure_trust(tls)
+    loop = asyncio.get_running_loop()
+    connect = loop.create_connection
+
+    async def connect_too_late(*args: Any, **more: Any) -> None:
+        await connect(*args, **more)
+        raise ConnectionAbortedError
+
+    with authority.cert_pem.tempfile() as ca_file:
+        monkeypatch.setenv("SSL_CERT_FILE", ca_file)  # a proxy is judged by the system's authorities
+        async with serving(Node(), server_tls=server_tls, tls=tls) as (pool, endpoint):
+            place = place_of(endpoint.server)
+            proxied = Endpoint(place.port, tls=tls, proxy=f"https://127.0.0.1:{place.port}" if proxy_is_tls else None)
+            before = len(os.listdir("/proc/self/fd"))
+            with monkeypatch.context() as late:
+                late.setattr(loop, "create_connection", connect_too_late)
+                for _ in range(5):
+                    with pytest.raises(ConnectionAbortedError):
+                        await transport_module.connect(proxied, place, DialLimits())
+            await echo(pool)  # descriptors are given again: none may belong to a transport yet
+            assert len(os.listdir("/proc/self/fd")) < before + 10
 
 
 async def test_a_server_of_another_authority_is_told_nothing() -> None:

@@ -260,6 +260,15 @@ async def test_a_waiting_connection_is_read_to_its_bound_and_no_further(line: Li
     assert line.near.said is None
 
 
+async def test_what_comes_while_an_open_is_under_way_is_left_to_the_kernel_and_wakes_nobody(line: Line) -> None:
+    line.near.wait()
+    assert line.near.freeze() == b""
+    await line.say(b"later")
+    await until(lambda: not line.near._reading)  # readiness nobody answers would spin the loop
+    line.near.splice(line.far)
+    await until(lambda: line.far.said == b"later")
+
+
 async def test_what_was_kept_leaves_once_and_then_bytes_go_on(line: Line) -> None:
     await line.say(b"early")
     await until(lambda: line.near.socket.recv(5, socket.MSG_PEEK) == b"early")
