@@ -192,6 +192,8 @@ def _is_refused(port: int) -> bool:
         socket.create_connection(("127.0.0.1", port), timeout=10).close()
     except ConnectionRefusedError:
         return True
+    except ConnectionResetError:  # it closed while we connected
+        return False
     return False
 
 
