@@ -46,8 +46,9 @@ def test_a_deleted_cluster_comes_back_and_says_why(plane: ControlPlane, namespac
     until(
         "another one", lambda: (live(plane, namespace, "demo") or {}).get("metadata", {}).get("uid") not in (None, uid)
     )
-    row = becomes(krayne, "demo", lambda row: bool(row["phase"] == "ready"), COLLECTED)
-    assert "deleted outside krayne" in row["reason"]
+    row = becomes(
+        krayne, "demo", lambda row: row["phase"] == "ready" and "deleted outside krayne" in row["reason"], COLLECTED
+    )
     assert "deleted outside krayne" in krayne("ls", "-n", namespace).out
     ports = [[one["local_port"] for one in of["services"]] for of in (before, row)]
     assert ports[0] == ports[1]

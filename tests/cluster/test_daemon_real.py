@@ -98,7 +98,11 @@ def test_a_kill_loses_nothing(plane: ControlPlane, namespace: str, krayne: Krayn
     krayne("create", "demo", "-n", namespace, "--workers", "1", "--wait", "--timeout", "60s")
     krayne("tun-open", "demo", "9000")
     krayne("tun-close", "demo", "notebook")
-    before = becomes(krayne, "demo", lambda row: all(one["state"] != "holding" for one in row["services"]))
+    before = becomes(
+        krayne,
+        "demo",
+        lambda row: row["workers"]["ready"] == 1 and all(one["state"] != "holding" for one in row["services"]),
+    )
     uid = plane.api.get(f"/apis/ray.io/v1/namespaces/{namespace}/rayclusters/demo")["metadata"]["uid"]
     pid = status(krayne)["pid"]
     for _ in range(3):

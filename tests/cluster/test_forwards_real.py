@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.real, pytest.mark.timeout(400)]
 BIG = 10_000_000
 MANY = 100
 PORT = 9000
-HOLD = "hold: {seconds: 3, connections: 64}\n"
+HOLD = "hold: {seconds: 10, connections: 64}\n"  # KubeRay alone takes two to resume
 
 
 @pytest.fixture(autouse=True)
@@ -61,7 +61,7 @@ def test_a_hundred_connections_at_once_keep_their_bytes_apart(
         assert all(pool.map(one, range(MANY)))
     assert echo.connections == MANY
     # All of them over few connections to the API server: that is what one tunnel is for.
-    assert plane.node.counters(namespace, "demo-head-*").tunnels_total <= 8
+    assert plane.node.counters(namespace, "demo-head-*").tunnels_total <= 16  # eight, and as many for stalled ones
 
 
 def test_a_half_close_reaches_the_pod_and_the_answer_comes_after_it(
@@ -221,7 +221,7 @@ def test_the_local_port_asked_for_is_the_one_given(
 
 @contextmanager
 def hasty(krayne: Krayne) -> Iterator[None]:
-    """A daemon that holds connections for three seconds."""
+    """A daemon that holds connections for ten seconds."""
     krayne.folder.mkdir(exist_ok=True)
     (krayne.folder / "kraynd.yaml").write_text(HOLD)
     krayne("daemon", "restart")
@@ -255,7 +255,7 @@ def test_a_cluster_without_a_head_holds_and_then_resets(
         assert echo.connections == before
         (shown,) = [one for one in krayne("ports", "demo", "-o", "json").json() if one["remote_port"] == PORT]
         assert shown["refused"] == 1
-        assert "waited 3 s" in shown["last_error"]
+        assert "waited 10 s" in shown["last_error"]
 
         # One that is held when the head comes back is served.
         with closing(socket.create_connection(("127.0.0.1", port), timeout=30)) as client:

@@ -147,7 +147,7 @@ def test_a_terminal_has_its_size_its_keys_and_its_exit_code(krayne: There, pod: 
     there.type("stty size\n")
     there.until("33 101")
     there.resize(50, 120)
-    there.type("sleep 0.2; stty size\n")
+    there.type("until stty size | grep '50 12'0; do sleep 0.1; done\n")  # sizes and keys travel apart
     there.until("50 120")
     # ^C is the command's, not ours.
     there.type("trap 'echo cau$((1+1))ght' INT; tr a-z A-Z\n")
@@ -177,6 +177,7 @@ def test_a_worker_is_reached_by_name_or_alone(
     plane: ControlPlane, namespace: str, krayne: There, tmp_path: Path
 ) -> None:
     krayne("create", "demo", "--workers", "1", "--wait", "--timeout", "60s")
+    becomes(krayne, "demo", lambda row: bool(row["workers"]["ready"] == 1))
     plane.node.allow_exec(namespace, "*-worker-*", root=tmp_path, env={"WHO": "worker"})
     names = plane.kubectl("-n", namespace, "get", "pods", "-l", "ray.io/node-type=worker", "-o", "name").split()
     name = names[0].removeprefix("pod/")

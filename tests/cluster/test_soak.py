@@ -21,6 +21,7 @@ pytestmark = [pytest.mark.real, pytest.mark.timeout(SECONDS + 240)]
 WARM = 0.3  # the share of the time after which nothing may grow
 MORE_MEMORY = 6.0  # MiB, between the median of the first and of the last measurements
 MORE_FILES = 12  # spare tunnels come and go
+MORE_THREADS = 2  # where two looks at files meet, a worker more lives for ten seconds
 BIG = 2_000_000
 
 
@@ -48,7 +49,7 @@ def test_nothing_grows(plane: ControlPlane, namespace: str, krayne: Krayne) -> N
         first, last = (_medians(part) for part in (seen[:third], seen[-third:]))
         assert last[0] - first[0] < MORE_MEMORY, (first, last)
         assert last[1] - first[1] < MORE_FILES, (first, last)
-        assert last[2] <= first[2], (first, last)
+        assert last[2] - first[2] <= MORE_THREADS, (first, last)
         assert status(krayne)["pid"] == pid
         # And when all is quiet, what was open is closed.
         until("quiet", lambda: krayne("ports", "demo", "-o", "json").json()[-1]["connections"] == 0)

@@ -24,7 +24,7 @@ def test_a_suspended_cluster_stays_declared_and_comes_back(plane: ControlPlane, 
     assert becomes(krayne, "demo", lambda row: row["phase"] == "suspended")["declared"]
 
     krayne("resume", "demo", "--wait", "--timeout", "60s")
-    after = krayne.cluster("demo")
+    after = becomes(krayne, "demo", lambda row: bool(row["workers"]["ready"] == 1))
     assert (after["phase"], after["workers"]["ready"]) == ("ready", 1)
     ports = [[(one["name"], one["local_port"]) for one in row["services"]] for row in (before, after)]
     assert ports[0] == ports[1]
@@ -33,8 +33,13 @@ def test_a_suspended_cluster_stays_declared_and_comes_back(plane: ControlPlane, 
 
 def test_events_diff_and_edit(plane: ControlPlane, namespace: str, krayne: Krayne) -> None:
     krayne("create", "demo", "-n", namespace, "--workers", "1", "--wait", "--timeout", "60s")
-    found = krayne("events", "demo", "-o", "json").json()
-    assert {"CreatedHeadPod", "Scheduled"} <= {one["reason"] for one in found}
+    found: list[dict[str, str]] = []
+
+    def told() -> bool:
+        found[:] = krayne("events", "demo", "-o", "json").json()
+        return {"CreatedHeadPod", "Scheduled"} <= {one["reason"] for one in found}
+
+    until("the events", told)
     assert any(one["object"].startswith("pod/demo-head") for one in found)
     assert krayne("diff", "demo").out == ""
 

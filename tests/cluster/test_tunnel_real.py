@@ -175,7 +175,7 @@ async def test_echo(plane: ControlPlane, target: PodTarget, transport: str) -> N
 async def test_a_refused_port_a_hundred_times_between_live_streams(
     plane: ControlPlane, target: PodTarget, transport: str
 ) -> None:
-    settings = {"transport": transport, "per_pod": 1, "spare": 0}
+    settings = {"transport": transport, "per_pod": 1, "spare": 0, "total": 1}
     async with serving(plane, target, echoing), pool_of(plane.kubeconfig, **settings) as pool:
         neighbours = [Local(100 * 1000) for _ in range(3)]
         streams = [await pool.open(target, PORT, local) for local in neighbours]

@@ -207,7 +207,12 @@ def _leads(one: Json, local: int) -> bool:
 
 def exchange(client: socket.socket, data: bytes) -> bytes:
     """Send and receive as much as was sent, both at once."""
-    sending = threading.Thread(target=client.sendall, args=(data,))
+
+    def send() -> None:
+        with suppress(OSError):  # of a reset: what it took is missing below
+            client.sendall(data)
+
+    sending = threading.Thread(target=send)
     sending.start()
     found = bytearray()
     while len(found) < len(data):

@@ -107,6 +107,8 @@ class ControlPlane:
             self._children.pop(name).stop(signal.SIGKILL)
             self._run(name, self._controller(name))
         self._children.pop("kwok").stop(signal.SIGKILL)
+        # Its leases would keep the new one off every node until they expire, 40 s later.
+        self.api.request("DELETE", "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases")
         self._run("kwok", self._kwok())
         self.stop_operator()
         self.start_operator()

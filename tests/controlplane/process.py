@@ -21,9 +21,9 @@ from tests.controlplane.build import binary
 
 STOP_GRACE = 5.0  # seconds between SIGTERM and SIGKILL
 POLL = 0.02  # seconds between looks at something that has no event
-PORTS = range(24000, 32000)  # below the kernel's ephemeral range, so no outgoing connection can hold one
+PORTS = range(25000, 32000)  # below the ephemeral range, so no outgoing connection holds one; above kraynd's own
 SPAN = 200  # ports in a block
-BLOCKS = range(11000, 19000, SPAN)
+BLOCKS = range(11000, 15000, SPAN)  # below kraynd's own
 
 _launcher = ThreadPoolExecutor(max_workers=1, thread_name_prefix="launcher")
 

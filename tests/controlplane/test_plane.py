@@ -1,5 +1,6 @@
 """The test control plane itself does what the other tests rely on."""
 
+import functools
 import json
 import os
 import signal
@@ -14,7 +15,7 @@ import pytest
 from tests.controlplane import pods
 from tests.controlplane.api import ApiError
 from tests.controlplane.build import build
-from tests.controlplane.plane import ControlPlane
+from tests.controlplane.plane import START_LIMIT, ControlPlane
 from tests.controlplane.process import PlaneError, wait_until
 from tests.controlplane.ray import CLIENT, follow, ray_python
 from tests.controlplane.sample import LIMIT, Forward, head_of, namespace, ray_cluster
@@ -113,7 +114,8 @@ def test_users_have_only_their_rights(plane: ControlPlane) -> None:
     rules = [{"apiGroups": ["ray.io"], "resources": ["rayclusters"], "verbs": ["list"]}]
     for auth in ("cert", "token"):
         config = plane.kubeconfig_for(f"bob-{auth}", rules=rules, namespace="default", auth=auth)
-        plane.kubectl("get", "rayclusters", kubeconfig=config)
+        told = functools.partial(plane.kubectl, "get", "rayclusters", kubeconfig=config, check=False)
+        wait_until("a new role's rights", lambda told=told: "forbidden" not in told(), LIMIT)  # type: ignore[misc]
         with pytest.raises(PlaneError, match="forbidden"):
             plane.kubectl("get", "pods", kubeconfig=config)
         with pytest.raises(PlaneError, match="forbidden"):
@@ -148,6 +150,8 @@ def test_an_api_server_restart_keeps_the_data(plane: ControlPlane, head: str, ho
     plane.start_apiserver()
     assert plane.api.get(f"/api/v1/namespaces/default/pods/{head}")["metadata"]["uid"] == uid
     plane.kubectl("apply", "-f", "-", stdin=ray_cluster(f"after-{how}", 0))
+    # The operator's watch stays away longer after each outage.
+    wait_until("head pod", lambda: bool(plane.pods("default", f"after-{how}")), START_LIMIT)
     plane.wait_pod("default", head_of(plane, "default", f"after-{how}"))
     plane.kubectl("delete", "raycluster", f"after-{how}")
 
