@@ -145,6 +145,12 @@ class Connection:
         if self.link is not None:
             self.link.world.review()
 
+    async def looked_into(self, namespace: str, seconds: float) -> None:
+        """Wait until a namespace something was declared in is watched, or known to be barred; at most so long."""
+        with anyio.move_on_after(seconds):
+            while self.link is not None and not self.link.world.looks_into(namespace):
+                await self._moved.wait()
+
     def wake(self) -> None:
         """The machine slept: nothing that was open can be trusted."""
         if self.link is not None:

@@ -151,6 +151,7 @@ class Operations(Showing):
         await self._parts.settings.look()
         self._parts.connection.reload()
         self._parts.reconciler.declare(await self._parts.desired.refresh())
+        self._parts.connection.review()
 
     def stop(self) -> None:
         """Begin to stop; returns at once."""
@@ -170,7 +171,9 @@ class Operations(Showing):
     async def _settled(self, key: ClusterKey) -> ClusterView:
         parts = self._parts
         parts.reconciler.declare(parts.desired.snapshot)
+        parts.connection.review()
         parts.refresh()
+        await parts.connection.looked_into(key.namespace, SETTLE_SECONDS)
         try:
             state = await parts.reconciler.settle(key, SETTLE_SECONDS)
         except ClusterTimeoutError:

@@ -162,13 +162,25 @@ class World:
         for scope in self._scopes.values():
             for one in scope:
                 one.wake()
-        if self.limited_to and not self._namespaces:
+        if self._narrowed:
             self._rescope.set()  # rights may have been granted meanwhile
 
     def review(self) -> None:
         """The namespaces wanted may have changed."""
-        if self.limited_to and not self._namespaces and not set(self._wanted()) <= set(self.limited_to):
+        if self._narrowed and not set(self._wanted()) <= set(self.limited_to):
             self._rescope.set()
+
+    @property
+    def _narrowed(self) -> bool:
+        """Whether it is RBAC that limits us, and so what is declared says which namespaces are looked into."""
+        return bool(self.limited_to) and not self._namespaces
+
+    def looks_into(self, namespace: str) -> bool:
+        """Whether a wanted namespace is watched, or known to be barred; any other is none of this question's."""
+        if not self._narrowed or namespace not in self._wanted():
+            return True
+        watches = [one for scope in self._scopes.values() for one in scope]
+        return namespace in self._scopes and all(one.health.synced or one.health.error is not None for one in watches)
 
     async def run(self) -> None:
         """Contact, watch, and go on through any trouble, until cancelled."""

@@ -292,6 +292,24 @@ def test_rights_in_one_namespace_are_enough(plane: ControlPlane, namespace: str)
         assert live(plane, namespace, "demo") is None
 
 
+def test_rights_in_a_second_namespace_count_as_soon_as_something_is_declared_there(
+    plane: ControlPlane, namespace: str
+) -> None:
+    user, second = f"two-{namespace}", f"{namespace}-second"
+    plane.kubectl("create", "namespace", second)
+    plane.kubeconfig_for(user, rules=[RAY, PODS], namespace=second)
+    config = plane.kubeconfig_for(user, rules=[RAY, PODS], namespace=namespace)
+    try:
+        with home_with(config) as krayne:
+            krayne("create", "demo")
+            krayne("create", "other", "-n", second)
+            krayne("wait", "other", "-n", second, "--for=ready", "--timeout", "60s")
+            assert second in condition(krayne, "ready")["reason"]
+            krayne("delete", "other", "-n", second, "--yes", "--wait", "--timeout", "60s")
+    finally:
+        plane.kubectl("delete", "namespace", second, "--wait=false")
+
+
 # Commands.
 
 
