@@ -29,6 +29,7 @@ from krayne.errors import KrayneError
 
 log = logging.getLogger("kraynd.forwards")
 
+GONE_SECONDS = 1.0  # after a FIN, until it is looked again whether the client itself is gone
 HEAD_SECONDS = 60.0  # for a request's first head: browsers open connections ahead of need and use them within these
 
 
@@ -400,9 +401,19 @@ class Clients:
         if connection.socket.family == socket.AF_UNIX:
             left = is_hung_up(connection.socket)
         else:
-            left = CAN_TELL and self._ground.peers.uid_of(connection.socket) is None
+            left = self._is_gone(connection)
+            if CAN_TELL and not left:
+                # A close sends its FIN a moment before the kernel lets go of the socket.
+                asyncio.get_running_loop().call_later(GONE_SECONDS, self._look_again, connection)
         if left:
             connection.abort("the local client is gone")
+
+    def _look_again(self, connection: LocalConnection) -> None:
+        if connection in self._held and not connection.bytes_out and self._is_gone(connection):
+            connection.abort("the local client is gone")
+
+    def _is_gone(self, connection: LocalConnection) -> bool:
+        return CAN_TELL and self._ground.peers.uid_of(connection.socket) is None
 
     def closed(self, connection: LocalConnection) -> None:
         """A connection is over."""

@@ -195,6 +195,21 @@ async def test_a_client_that_leaves_is_no_longer_held(house: House) -> None:
     assert house.state().refused == 0
 
 
+async def test_a_client_whose_fin_comes_before_the_kernel_lets_go_of_it_is_no_longer_held(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = await house.open()
+    house.nowhere()
+    client = house.connect(port)
+    await until(lambda: house.state().held == 1)
+    monkeypatch.setattr("kraynd.clients.GONE_SECONDS", 0.0)
+    answers, asked = [os.getuid()], house.forwards._peers.uid_of
+    monkeypatch.setattr(house.forwards._peers, "uid_of", lambda one: answers.pop() if answers else asked(one))
+    client.socket.close()
+    await until(lambda: house.state().held == 0)
+    assert answers == []
+
+
 async def test_a_client_that_only_closed_its_half_is_still_held(house: House) -> None:
     port = await house.open(BANNER)
     house.nowhere()
