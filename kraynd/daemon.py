@@ -330,9 +330,9 @@ class Daemon:
                 if number == signal.SIGHUP:
                     await self._reload()
                     continue
-                log.info("%s: stopping", signal.Signals(number).name)
                 signal.signal(signal.SIGTERM, signal.SIG_DFL)
                 signal.signal(signal.SIGINT, signal.SIG_DFL)
+                log.info("%s: stopping", signal.Signals(number).name)
                 self._stop.set()
 
     def _announce(self) -> None:

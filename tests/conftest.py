@@ -4,11 +4,16 @@ import signal
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from kraynd.local.home import Home
 
 # Where the tests run in the background of a shell, SIGINT is ignored, and would be by every process they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# A stall of a busy machine is no fault of an example; pytest-timeout ends what hangs.
+settings.register_profile("krayne", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("krayne")
 
 
 @pytest.fixture

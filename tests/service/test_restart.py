@@ -18,7 +18,7 @@ from krayne_client.connection import Connection, connect
 
 ROOT = Path(__file__).parents[2]
 RESTARTS = 50
-EVERY = 0.01
+EVERY = 0.03  # every visit stays in the handed door's backlog, where nobody accepts: 4096 must outlast the test
 pytestmark = pytest.mark.timeout(600)
 
 
@@ -118,7 +118,7 @@ def reached(process: "subprocess.Popen[bytes]") -> Connection:
 
 
 class Visitors(threading.Thread):
-    """Connects to each address every 10 ms, and counts who was not let in."""
+    """Connects to each address every 30 ms, and counts who was not let in."""
 
     def __init__(self, *addresses: "str | tuple[str, int]") -> None:
         super().__init__()
@@ -205,7 +205,7 @@ def test_the_manager_keeps_the_control_socket_of_a_killed_daemon(environ: dict[s
                 assert waiting.call("daemon.hello", seconds=60)["pid"] == successor.pid
         finally:
             successor.kill()
-    assert any(said.startswith("STATUS=0 clusters") for said in manager.said)
+    manager.await_word("STATUS=0 clusters, 0 forwards; Kubernetes: connecting")
 
 
 def test_the_watchdog_is_fed(environ: dict[str, str], manager: Manager) -> None:
@@ -218,4 +218,4 @@ def test_the_watchdog_is_fed(environ: dict[str, str], manager: Manager) -> None:
         process.send_signal(signal.SIGTERM)
         process.wait(30)
     assert sum(said == "WATCHDOG=1" for said in manager.said) >= 2
-    assert manager.said[-1] == "STOPPING=1"
+    assert [one for one in manager.said if not one.startswith(("WATCHDOG=", "STATUS="))][-1] == "STOPPING=1"

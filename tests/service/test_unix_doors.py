@@ -120,7 +120,7 @@ def manager_names(manager: Manager, forwards: int) -> list[str]:
     """What is stored, once that is two doors a forward."""
     pause = threading.Event()
     for _ in range(600):
-        names = [one for one in manager.stored if one != "control"]
+        names = [one for one in list(manager.stored) if one != "control"]
         if len(names) == 2 * forwards:
             return names
         pause.wait(0.1)
