@@ -13,6 +13,7 @@ import anyio
 import msgspec
 
 from kraynd.core.model import ClusterKey
+from kraynd.core.rounds import ROUND, until_round
 from kraynd.core.sparing import Sparing
 from kraynd.kube.tunnel import TunnelPool, TunnelSettings
 from kraynd.kube.world import World, WorldState
@@ -23,7 +24,7 @@ from krayne.errors import KrayneError
 
 log = logging.getLogger("kraynd.connection")
 
-LOOK_AGAIN = 2.0  # seconds between two looks at the settings and the kubeconfig
+LOOK_AGAIN = 3 * ROUND  # seconds between two looks at the settings and the kubeconfig
 UNSETTLED = WorldState("connecting", "not contacted yet", 0.0, "")
 
 
@@ -191,7 +192,7 @@ class Connection:
             tasks.cancel_scope.cancel()
 
     async def _pause(self) -> None:
-        with anyio.move_on_after(LOOK_AGAIN):
+        with anyio.move_on_after(until_round(anyio.current_time(), LOOK_AGAIN)):
             await self._poked.wait()
         self._poked = anyio.Event()
 

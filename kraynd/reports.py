@@ -21,7 +21,9 @@ log = logging.getLogger("kraynd.reports")
 
 ASK_EVERY = 3.0  # seconds while something installs
 AFTER_FAILURE = 60.0  # seconds until the next question about a service that failed to install
-SILENCE = Backoff(base=60.0, cap=600.0, jitter=0.0)  # between questions to a pod that does not answer
+SILENCE = Backoff(base=60.0, cap=600.0, jitter=0.0)  # between questions to a pod that cannot be reached
+# ... and to one that can, and has no status server: that begins with the container, or not at all.
+NOBODY = Backoff(base=60.0, cap=600.0, factor=10.0, jitter=0.0)
 
 
 class _Course:
@@ -69,13 +71,20 @@ class Reports:
                 self._news = anyio.Event()
 
     async def _ask(self, key: ClusterKey, course: _Course) -> None:
-        report = await self._exchange(course)
+        curve = SILENCE
+        report: Mapping[str, ServiceReport] | None = None
+        try:
+            status, body = await ask(course.opener, course.target, STATUS_PATH)
+            curve = NOBODY
+            report = parse_service_report(body) if status == HTTPStatus.OK else None
+        except (KrayneError, TimeoutError) as error:
+            log.debug("no service report from %s: %s", course.target.pod, error)
         if self._courses.get(key) is not course:
             return
         now = anyio.current_time()
         if report is None:
             course.unanswered += 1
-            course.due = now + SILENCE.delay(course.unanswered, 0.0)
+            course.due = now + curve.delay(course.unanswered, 0.0)
             self._learn(key, {})
             return
         course.unanswered = 0
@@ -84,14 +93,6 @@ class Reports:
         if states <= {"running"}:
             course.due = float("inf")
         self._learn(key, report)
-
-    async def _exchange(self, course: _Course) -> Mapping[str, ServiceReport] | None:
-        try:
-            status, body = await ask(course.opener, course.target, STATUS_PATH)
-            return parse_service_report(body) if status == HTTPStatus.OK else None
-        except (KrayneError, TimeoutError) as error:
-            log.debug("no service report from %s: %s", course.target.pod, error)
-            return None
 
     def _learn(self, key: ClusterKey, report: Mapping[str, ServiceReport] | None) -> None:
         if self.latest.get(key) == report:

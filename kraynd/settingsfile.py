@@ -10,13 +10,14 @@ from collections.abc import Callable
 import anyio
 from anyio import to_thread
 
+from kraynd.core.rounds import ROUND, until_round
 from krayne.config.daemon import DaemonSettings, daemon_settings_file, load_daemon_settings
 from krayne.errors import ConfigValidationError
 from krayne.messages import FileProblemView
 
 log = logging.getLogger(__name__)
 
-LOOK_EVERY = 2.0  # seconds between two looks at the file's stamp
+LOOK_EVERY = 3 * ROUND  # seconds between two looks at the file's stamp
 AT_START = ("ports", "namespaces")  # what parts were built on: it holds from the next start
 
 Stamp = tuple[int, int, int, int] | None
@@ -77,7 +78,7 @@ class SettingsFile:
         """Follow the file until cancelled."""
         self._complain()
         while True:
-            await anyio.sleep(LOOK_EVERY)
+            await anyio.sleep(until_round(anyio.current_time(), LOOK_EVERY))
             if await to_thread.run_sync(_stamp) != self._stamp:
                 await self.look()
 

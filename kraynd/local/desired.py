@@ -16,6 +16,7 @@ from anyio import to_thread
 
 from kraynd.core.model import ClusterKey
 from kraynd.core.plan import Declared, FileProblem, Snapshot
+from kraynd.core.rounds import ROUND, until_round
 from kraynd.core.yamledit import CannotEditError, set_value
 from kraynd.local.home import (
     Home,
@@ -37,7 +38,7 @@ FILE_LIMIT = 256 * 1024  # bytes; the largest useful cluster file is a few KiB
 MOST_FILES = 2_000  # past this the folder is not ours by mistake
 MOST_DEPTH = 8  # folders below clusters/
 SCAN_EVERY = 0.3  # seconds between two looks: home folders on NFS give no events, and an edit acts within a second
-SCAN_QUIET = 0.8  # ... once nothing has changed for QUIET_AFTER: still within a second, at a third of the cost
+SCAN_QUIET = ROUND  # ... once nothing has changed for QUIET_AFTER: still within a second, at a third of the cost
 QUIET_AFTER = 60.0  # seconds
 SETTLE = 0.1  # seconds between the two scans that must agree after a change
 
@@ -77,7 +78,8 @@ class Desired:
             if await self._look():
                 changed = self._clock()
                 on_change()
-            with anyio.move_on_after(SCAN_EVERY if self._clock() - changed < QUIET_AFTER else SCAN_QUIET):
+            every = SCAN_EVERY if self._clock() - changed < QUIET_AFTER else SCAN_QUIET
+            with anyio.move_on_after(until_round(anyio.current_time(), every)):
                 await self._poked.wait()
             self._poked = anyio.Event()
 

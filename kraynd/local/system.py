@@ -13,7 +13,9 @@ from collections.abc import Callable, Sequence
 
 import anyio
 
-SLEEP_CHECK = 5.0  # seconds between two looks at the clocks: a wake-up is noticed this late at most
+from kraynd.core.rounds import ROUND, until_round
+
+SLEEP_CHECK = 6 * ROUND  # seconds between two looks at the clocks: a wake-up is noticed this late at most
 SLEEP_GAP = 3.0  # a gap shorter than this is a loaded machine, not a sleep
 WANTED_DESCRIPTORS = 65_536  # 250 forwards with some hundred connections each
 
@@ -63,7 +65,7 @@ async def watch_sleep(
     """Call `on_wake(seconds_asleep)` whenever the wall clock ran ahead of the loop's clock. Runs until cancelled."""
     before = wall() - monotonic()
     while True:
-        await anyio.sleep(SLEEP_CHECK)
+        await anyio.sleep(until_round(anyio.current_time(), SLEEP_CHECK))
         now = wall() - monotonic()
         if now - before > SLEEP_GAP:
             on_wake(now - before)

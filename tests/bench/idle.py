@@ -9,7 +9,7 @@ from tests.cluster.using import until
 
 CLUSTERS = 10
 FORWARDS = 250
-WATCHED = 40.0  # seconds over which CPU is counted
+WATCHED = 100.0  # seconds over which CPU is counted
 SETTLE = 105.0  # after a minute without a change the daemon looks at its folder less often, and asks pods hardly at all
 
 

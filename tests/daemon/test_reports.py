@@ -7,6 +7,7 @@ import pytest
 
 from kraynd.core.model import ClusterKey, PodTarget
 from kraynd.reports import Reports
+from krayne.errors import KrayneError
 
 pytestmark = pytest.mark.anyio
 LIMIT = 30.0
@@ -50,3 +51,24 @@ async def test_a_cluster_that_goes_while_another_is_asked_is_passed_over(monkeyp
             tasks.cancel_scope.cancel()
     assert asked == ["a", "c"]
     assert set(reports.latest) <= {keys["a"], keys["c"]}
+
+
+@pytest.mark.parametrize(("answer", "pauses"), [(None, [60, 120, 240]), ((0, b""), [60, 600, 600])])
+async def test_a_pod_without_a_status_server_is_asked_less_often_than_one_out_of_reach(
+    monkeypatch: pytest.MonkeyPatch, answer: tuple[int, bytes] | None, pauses: list[float]
+) -> None:
+    async def ask(_opener: Any, _pod: PodTarget, _path: str) -> tuple[int, bytes]:
+        if answer is None:
+            raise KrayneError("the tunnel is lost")
+        return answer
+
+    monkeypatch.setattr("kraynd.reports.ask", ask)
+    monkeypatch.setattr("anyio.current_time", lambda: 1000.0)
+    reports, key = Reports(lambda _: None), ClusterKey("default", "a")
+    reports.aim(key, object(), target("a"))  # type: ignore[arg-type]
+    course = reports._courses[key]
+    found = []
+    for _ in pauses:
+        await reports._ask(key, course)
+        found.append(course.due - 1000.0)
+    assert found == pauses
