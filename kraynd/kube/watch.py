@@ -11,6 +11,7 @@ from http import HTTPStatus
 
 import aiohttp
 import anyio
+import anyio.lowlevel
 import msgspec
 
 from kraynd.core.backoff import Backoff
@@ -102,11 +103,12 @@ class Reflector:
 
     def wake(self) -> None:
         """After sleep: trust neither the open watch nor the version it has come to, and wait out no backoff."""
-        self._cache.version = ""
         self._say(False, self.health.error)
         self._woken.set()
         if self._scope is not None:
-            self._scope.cancel()
+            self._scope.cancel()  # `run` forgets the version: until it has ended, what comes is judged by it
+        else:
+            self._cache.version = ""
 
     async def run(self) -> None:
         """Keep the cache until cancelled."""
@@ -114,15 +116,17 @@ class Reflector:
         while True:
             started = anyio.current_time()
             error: KrayneError | None = None
+            self._scope = scope = anyio.CancelScope()
             try:
-                with anyio.CancelScope() as scope:
-                    self._scope = scope
+                with scope:
                     await self._once()
             except KrayneError as met:
                 error = met
             finally:
                 self._scope = None
             self._judge(error)
+            if scope.cancel_called:
+                self._cache.version = ""
             self.restarts += 1
             lived = anyio.current_time() - started
             failures = 1 if lived > self._settings.settled else failures + 1
@@ -177,6 +181,7 @@ class Reflector:
         async with self._client.stream("GET", self.path, query=query) as reply:
             if reply.status != HTTPStatus.OK:
                 raise self._client.refused(reply, await self._client.read(reply))
+            await anyio.lowlevel.checkpoint_if_cancelled()  # an answer to a watch that is not trusted any more
             self._lost_at = None
             self._say(True, None)
             lines = Lines()

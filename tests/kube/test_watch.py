@@ -232,6 +232,18 @@ async def test_an_event_without_end_is_refused(api: FakeApi, tmp_path: Path, mon
         await run.settled()
 
 
+async def test_what_still_comes_after_a_wake_is_no_news(api: FakeApi, tmp_path: Path) -> None:
+    old = api.objects[RAY]["default/one"]
+    api.put(RAY, "one", spec={"suspend": True})
+    async with watching(api, tmp_path) as run:
+        await run.settled()
+        run.reflector.wake()
+        run.reflector._take({"type": "MODIFIED", "object": old})  # it had arrived before the watch could end
+        assert run.is_true
+        await run.until(lambda: len(api.lists()) == 2)
+        await run.settled()
+
+
 async def test_duplicates_and_old_events_change_nothing(api: FakeApi, tmp_path: Path) -> None:
     first = api.objects[RAY]["default/one"]
     newer = api.put(RAY, "one", spec={"suspend": True})
@@ -281,7 +293,7 @@ async def test_nonsense_in_the_stream_ends_in_a_new_list(api: FakeApi, tmp_path:
 async def test_silence_is_looked_into_and_a_dead_server_said(api: FakeApi, tmp_path: Path) -> None:
     api.fail("watch=true", stream(end=False), hang)
     quick = WatchSettings(unreached=AT_ONCE, refused=AT_ONCE, silence=0.05)
-    async with watching(api, tmp_path, quick, seconds=0.2) as run:
+    async with watching(api, tmp_path, quick, seconds=2.0) as run:
         await run.until(lambda: any("no answer in time" in text for _, text in run.said))
         assert run.said[0] == (True, "")
         await run.settled()
