@@ -22,8 +22,15 @@ _ON_TERMINAL: Final = ("/bin/sh", "-c", 'tty=$1; shift; exec "$@" <"$tty" >"$tty
 class LocalExecution:
     """One process, and the terminal it may have."""
 
-    def __init__(self, process: asyncio.subprocess.Process, terminal: int | None, reader: asyncio.StreamReader | None):
-        self._process, self._terminal, self._reader = process, terminal, reader
+    def __init__(
+        self,
+        process: asyncio.subprocess.Process,
+        reader: asyncio.StreamReader | None,
+        terminal: int | None = None,
+        transport: asyncio.ReadTransport | None = None,
+    ) -> None:
+        self._process, self._reader = process, reader
+        self._terminal, self._transport = terminal, transport
 
     @classmethod
     async def begin(
@@ -35,7 +42,7 @@ class LocalExecution:
             process = await asyncio.create_subprocess_exec(
                 *command, stdin=pipe, stdout=pipe, stderr=pipe, env=dict(env), cwd=folder, start_new_session=True
             )
-            return cls(process, None, process.stdout)
+            return cls(process, process.stdout)
         ours, theirs = pty.openpty()
         try:
             _check_program(command[0], env, folder)
@@ -50,8 +57,9 @@ class LocalExecution:
             os.close(theirs)
         reader = asyncio.StreamReader()
         file = os.fdopen(os.dup(ours), "rb", 0)
-        await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), file)
-        return cls(process, ours, reader)
+        loop = asyncio.get_running_loop()
+        transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), file)
+        return cls(process, reader, ours, transport)
 
     async def write(self, data: bytes) -> None:
         """Bytes for its standard input."""
@@ -91,6 +99,11 @@ class LocalExecution:
         """End it and what it started."""
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
+        if self._transport is not None:
+            self._transport.close()
+        for output in (self._process.stdout, self._process.stderr):  # a full pipe nobody reads keeps `wait` waiting
+            async for _ in _read(output):
+                pass
         await self._process.wait()
         if self._terminal is not None:
             os.close(self._terminal)

@@ -37,6 +37,12 @@ def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
     return "asyncio", {"use_uvloop": request.param == "uvloop"}
 
 
+@pytest.fixture(autouse=True)
+def in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slow machine is no reason to try the other transport beside the first."""
+    monkeypatch.setattr("kraynd.kube.dial.HEDGE", LIMIT)
+
+
 class Endpoint:
     """An API server's address and credentials."""
 
@@ -482,7 +488,7 @@ async def test_a_probe_that_is_answered_changes_nothing() -> None:
 
 async def test_keepalive_finds_a_dead_peer() -> None:
     node = Node()
-    pulse = PulseLimits(quiet=0.05, patience=0.05)
+    pulse = PulseLimits(quiet=0.05, patience=2.0)
     async with serving(node, spare=0, wire=WireLimits(session=SessionLimits(pulse=pulse))) as (pool, _):
         stream = await pool.open(TARGET, 80, Local(), b"x")
         await until(lambda: stream.received == 1)
@@ -502,7 +508,7 @@ async def test_unused_tunnels_close() -> None:
 
 async def test_a_question_of_our_own_keeps_nothing_warm() -> None:
     node = Node()
-    async with serving(node, idle=3600.0, extra_idle=0.01) as (pool, _):
+    async with serving(node, idle=3600.0, extra_idle=0.3) as (pool, _):
         await echo(pool, aside=True)
         await until(lambda: not node.tunnels and not pool.stats)
         assert node.opened == 1

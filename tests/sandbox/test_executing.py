@@ -28,16 +28,31 @@ async def said(running: LocalExecution, word: bytes) -> None:
 
 
 async def test_control_c_interrupts_the_program_and_not_the_terminal(tmp_path: Path) -> None:
-    program = "trap 'echo cau''ght; exit 3' INT; echo rea''dy; sleep 600"
+    # The trap waits for a line: what a session's leader says as it ends may be lost. No long sleep: a ^C that comes
+    # before it has begun would be heard only at its end.
+    program = "trap 'echo cau''ght; read said; exit 3' INT; echo rea''dy; while :; do sleep 0.1; done"
     async with asyncio.timeout(LIMIT):
         running = await LocalExecution.begin(["sh", "-c", program], ENV, tmp_path, tty=True)
         try:
             await said(running, b"ready")
             await running.write(b"\x03")
             await said(running, b"caught")
+            await running.write(b"\n")
             assert await running.wait() == 3
         finally:
             await running.close()
+
+
+@pytest.mark.parametrize("tty", [False, True])
+async def test_output_that_nobody_reads_does_not_keep_it_from_closing(tmp_path: Path, *, tty: bool) -> None:
+    async with asyncio.timeout(LIMIT):
+        running = await LocalExecution.begin(["yes"], ENV, tmp_path, tty=tty)
+        assert running._reader is not None
+        while not running._reader._paused:  # type: ignore[attr-defined]
+            await asyncio.sleep(0)
+        await running.close()
+        transport = running._reader._transport  # type: ignore[attr-defined]
+        assert transport is None or transport.is_closing()
 
 
 async def test_words_arrive_whole_on_a_terminal(tmp_path: Path) -> None:
