@@ -148,13 +148,14 @@ async def test_somebody_elses_cluster_is_untouched_until_adopted(keeper: Keeper,
     async with keeping(plane, keeper.namespace, OTHER) as theirs:
         await theirs.keep()
         await theirs.status("ready", "head ready")
-    before = await keeper.live()
+    before, written = await keeper.live(), writes(plane, keeper.namespace)
     state = await keeper.keep(head={"cpus": "2"})
     assert (state.ownership, state.owner) == ("foreign", "bob@desk")
     assert "owned by bob@desk" in state.problem
     with pytest.raises(ClusterForeignError):
         await keeper.ask(asked_to_delete)
     assert _without_status(await keeper.live()) == _without_status(before)
+    assert writes(plane, keeper.namespace) == written, "nor anything that changed nothing"
     state = await keeper.ask(asked_to_adopt)
     assert state.ownership == "ours"
     assert (await keeper.live())["metadata"]["uid"] == before["metadata"]["uid"]
