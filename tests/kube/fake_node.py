@@ -81,6 +81,7 @@ class Node:
     answers: dict[str, tuple[int, dict[str, str], bytes]] = field(default_factory=dict)
     token: str = ""
     silent: bool = False  # takes connections, says nothing
+    mute: str = ""  # the transport that gets no answer
     glued: bytes = b""  # SPDY bytes in one segment with the 101
     wrong_protocol: bool = False
     requests: list[Request] = field(default_factory=list)
@@ -123,10 +124,10 @@ class Node:
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         request = _parse((await reader.readuntil(b"\r\n\r\n")).decode())
         self.requests.append(request)
-        if self.silent:
+        kind = "websocket" if request.headers.get("upgrade") == "websocket" else "spdy"
+        if self.silent or self.mute == kind:
             await reader.read()
             return
-        kind = "websocket" if request.headers.get("upgrade") == "websocket" else "spdy"
         if self.token and request.headers.get("authorization") != f"Bearer {self.token}":
             writer.write(_answer(401, {}, status("Unauthorized", 401)))
         elif kind in self.answers:

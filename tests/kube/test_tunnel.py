@@ -405,6 +405,16 @@ async def test_a_server_that_says_nothing_is_given_up() -> None:
         assert (caught.value.kind, caught.value.retryable) == ("dial-timeout", True)
 
 
+async def test_the_other_transport_is_tried_beside_one_that_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    from kraynd.kube.transport import DialLimits
+
+    monkeypatch.setattr("kraynd.kube.dial.HEDGE", 0.01)
+    node = Node(mute="spdy")  # the one that is tried first
+    async with serving(node, dial=DialLimits(upgrade=3600.0)) as (pool, _):
+        with anyio.fail_after(LIMIT):
+            await echo(pool)
+
+
 async def test_nobody_listens() -> None:
     node = Node()
     async with serving(node) as (pool, _):
